@@ -1,0 +1,68 @@
+"""What routes depend on: who calls, with which permission, and the services."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection, Request
+
+from app.auth.permissions import Permission
+from app.auth.principal import Caller
+from app.domain.errors import Forbidden, StepstreamError, Unauthenticated
+from app.services import Services
+
+
+def services(request: Request) -> Services:
+    """The use cases, wired by the root."""
+    found: Services = request.app.state.services
+    return found
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+class Require:
+    """Depends on a caller with a permission. Every route has one, or says that it is public."""
+
+    def __init__(self, permission: Permission) -> None:
+        self.permission = permission
+
+    async def __call__(self, request: Request) -> Caller:
+        caller = await authenticate(request, services(request))
+        await demand(caller, self.permission, services(request))
+        return caller
+
+
+class Public:
+    """Marks a route that needs no credential, and says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __call__(self) -> None:
+        return None
+
+
+async def authenticate(connection: HTTPConnection, services: Services) -> Caller:
+    """The caller behind a request or a WebSocket handshake; raises Unauthenticated."""
+    if {"token", "access_token", "api_key"} & set(connection.query_params):
+        raise StepstreamError("Send the credential in the Authorization header", code="token_in_query")
+    headers = connection.headers.getlist("authorization")
+    if len(headers) > 1:
+        raise StepstreamError("There are two Authorization headers", code="ambiguous_credentials")
+    if not headers:
+        raise Unauthenticated("Send `Authorization: Bearer <token>`", code="missing_credentials")
+    principal = await services.authenticator.authenticate(headers[0])
+    state = connection.scope["state"]
+    return Caller(
+        principal=principal,
+        ip_address=state["ip_address"],
+        user_agent=state["user_agent"],
+        request_id=state["request_id"],
+    )
+
+
+async def demand(caller: Caller, permission: Permission, services: Services) -> None:
+    """Raise Forbidden, and leave an audit row, unless the caller has the permission."""
+    if not caller.principal.allows(permission):
+        await services.audit.denied(caller, permission)
+        raise Forbidden(f"This needs the permission '{permission}'")

@@ -1,0 +1,102 @@
+"""From errors to problem answers: the one table between codes and HTTP, and the handlers that use it."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.problems import REGISTRY
+from app.api.request import Unreadable
+from app.api.responses import problem
+from app.domain.errors import MAX_PROBLEMS, Problem, Problems, StepstreamError, Unauthenticated
+
+log = structlog.get_logger("api")
+
+_BY_STATUS = {
+    400: "invalid_request",
+    401: "missing_credentials",
+    403: "insufficient_scope",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    503: "draining",
+}
+
+_VALIDATION_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every error leaves as a problem; nothing of the request's values is echoed."""
+    app.add_exception_handler(StepstreamError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def answer(request: Request, code: str, detail: str, **more: Any) -> Response:
+    """A problem about this request."""
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return problem(code, detail, instance=request.scope["path"], request_id=request_id, **more)
+
+
+async def _domain_error(request: Request, error: Exception) -> Response:
+    return domain_problem(request, error)
+
+
+def domain_problem(request: Request, error: Exception) -> Response:
+    """The answer to an error of the domain; an unregistered code is a bug and becomes a 500."""
+    if not isinstance(error, StepstreamError) or error.error_code not in REGISTRY:
+        return _internal(request, error)
+    headers: dict[str, str] = {}
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(retry_after)))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = f'Bearer error="{error.error_code}"'
+    errors = error.problems if isinstance(error, Problems) else ()
+    return answer(request, error.error_code, error.detail, errors=errors, headers=headers)
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        return _internal(request, error)
+    if isinstance(error.body, Unreadable):
+        return answer(request, error.body.code, error.body.detail)
+    if isinstance(error.body, bytes):
+        return answer(request, "unsupported_media_type", "The body must be application/json")
+    problems = [_validation_problem(item) for item in error.errors()[:MAX_PROBLEMS]]
+    first = problems[0]
+    return answer(request, "validation_error", f"{first.pointer or 'The request'}: {first.detail}", errors=problems)
+
+
+def _validation_problem(item: dict[str, Any]) -> Problem:
+    where, *path = item["loc"]
+    pointer = "".join(f"/{token}" for token in path)
+    code = _VALIDATION_CODES.get(item["type"], "invalid_value")
+    if where != "body":
+        pointer = f"{where}:{'.'.join(str(token) for token in path)}"
+    return Problem(code, str(item["msg"]).removeprefix("Value error, "), pointer)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        return _internal(request, error)
+    code = _BY_STATUS.get(error.status_code)
+    if code is None:
+        return _internal(request, error)
+    detail = REGISTRY[code].title if code in {"not_found", "method_not_allowed"} else str(error.detail)
+    return answer(request, code, detail, headers=dict(error.headers or {}))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return _internal(request, error)
+
+
+def _internal(request: Request, error: BaseException) -> Response:
+    log.error("request_failed", path=request.scope["path"], exc_info=error)
+    return answer(request, "internal_error", "Stepstream failed on this request; the log has it under the request id")

@@ -1,0 +1,149 @@
+"""The registry of error codes: each with its HTTP status, its title and what to do. One page per code is served."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """A stable code as clients see it. `retryable`: the same request may work later."""
+
+    status: int
+    title: str
+    help: str
+    retryable: bool = False
+
+
+def _at(status: int, retryable: bool, **codes: tuple[str, str]) -> dict[str, ProblemType]:
+    return {code: ProblemType(status, title, help_text, retryable) for code, (title, help_text) in codes.items()}
+
+
+REGISTRY: dict[str, ProblemType] = {
+    **_at(
+        400,
+        False,
+        invalid_json=("The body is not JSON", "Send valid UTF-8 JSON: no NaN, no trailing commas, no byte order mark."),
+        invalid_yaml=("The body is not YAML", "Send one YAML document of plain values: no tags, no aliases."),
+        invalid_request=("The request cannot be read", "Check the method, the path and the headers."),
+        invalid_idempotency_key=(
+            "The Idempotency-Key cannot be used",
+            "Send at most one, of 1 to 255 printable ASCII characters.",
+        ),
+        ambiguous_credentials=("More than one credential", "Send exactly one Authorization header."),
+        token_in_query=(
+            "A credential in the URL",
+            "URLs are logged. Send the Authorization header, or a stream ticket as a WebSocket subprotocol.",
+        ),
+    ),
+    **_at(
+        401,
+        False,
+        missing_credentials=("No credential", "Send `Authorization: Bearer <token or API key>`."),
+        unsupported_scheme=("Not a bearer credential", "Send `Authorization: Bearer <token or API key>`."),
+        invalid_token=("The credential is not accepted", "Sign in again, or use another API key."),
+        invalid_credentials=("E-mail or password is wrong", "Check both; the answer is the same for either."),
+        refresh_reused=(
+            "The refresh token was used before",
+            "All tokens of this sign-in are now void. Sign in again; if it was not you who used it, tell your admin.",
+        ),
+    ),
+    **_at(
+        403,
+        False,
+        insufficient_scope=("Not allowed", "The credential lacks the permission named in the detail."),
+        origin_not_allowed=("This site may not connect", "Add the site's origin to ALLOWED_ORIGINS."),
+    ),
+    **_at(
+        404,
+        False,
+        not_found=("There is no such thing here", "Check the id; things of other organisations are not shown."),
+    ),
+    **_at(
+        405,
+        False,
+        method_not_allowed=("The method is not offered here", "The Allow header lists those that are."),
+    ),
+    **_at(
+        409,
+        False,
+        invalid_state=("Its state does not allow this", "Read it again; its status may have changed."),
+        already_exists=("It exists already", "Choose another id or name."),
+    ),
+    **_at(
+        409,
+        True,
+        idempotency_in_progress=("The first request is still undecided", "Send the same request again in a moment."),
+    ),
+    **_at(
+        412,
+        False,
+        version_conflict=("It was changed meanwhile", "Read it again and repeat your change on the newer version."),
+    ),
+    **_at(
+        413,
+        False,
+        body_too_large=("The body is too large", "The limit is 1 MiB, 2 MiB for a workflow; put large data elsewhere."),
+    ),
+    **_at(
+        415,
+        False,
+        unsupported_media_type=("The media type is not accepted", "Send `Content-Type: application/json`."),
+        unsupported_content_encoding=("The body is encoded", "Send it without Content-Encoding."),
+    ),
+    **_at(
+        422,
+        False,
+        validation_error=("The request is not valid", "`errors` lists everything that is wrong, each with a pointer."),
+        workflow_invalid=("The workflow cannot run", "`errors` lists its problems; mend them and save it again."),
+        input_schema_mismatch=("The input does not fit the workflow", "Compare it with the workflow's `input` schema."),
+        idempotency_key_reused=(
+            "The Idempotency-Key stands for another request",
+            "Use a fresh key for each different request.",
+        ),
+        unknown_reference=("It refers to something that is not there", "Check the ids in the body."),
+        value_not_storable=("A value cannot be stored", "Leave out NUL characters and numbers beyond 64 bits."),
+        invalid_cursor=("The cursor is not ours", "Use `next_cursor` of the page before, with the same filters."),
+    ),
+    **_at(
+        428,
+        False,
+        precondition_required=("If-Match is missing", "Send the ETag of the version your change is based on."),
+    ),
+    **_at(
+        429,
+        True,
+        rate_limited=("Too many requests", "Wait for the seconds in Retry-After."),
+    ),
+    **_at(
+        500,
+        True,
+        internal_error=("Stepstream failed", "It is logged under the request id; tell your operator."),
+    ),
+    **_at(
+        503,
+        True,
+        database_unavailable=("The database does not answer", "Try again in a moment."),
+        database_busy=("The database is busy", "Try again in a moment."),
+        storage_full=("The database's disk is full", "The operator must free space; accepted work is kept."),
+        draining=("This server is stopping", "Try again; another server takes over."),
+    ),
+}
+
+RUN_CODES: dict[str, tuple[str, str]] = {
+    "step_error": ("A step failed", "Its error message is the first cause; look at the step's attempts."),
+    "step_timeout": ("A step took too long", "Raise the step's `timeout`, or find out what it waits for."),
+    "execution_timed_out": ("The execution took too long", "Raise the workflow's `timeout`."),
+    "execution_cancelled": ("The execution was cancelled", "Its reason and who asked are in its events."),
+    "expression_error": ("An expression failed", "The message names the expression; check the values it reads."),
+    "expression_limit": ("An expression did too much", "Move loops over large data into a step."),
+    "output_not_json": ("A result is not JSON", "Return plain values: no NaN, no bytes, text keys only."),
+    "output_too_large": ("A result is too large", "Store it elsewhere and return a reference."),
+    "outcome_unknown": (
+        "A worker was lost during a step that must happen once",
+        "Check the other side whether it happened; then start a new execution.",
+    ),
+    "poison": ("The execution kept killing its worker", "Look at the server's log around its last step."),
+    "invalid_config": ("A step's settings are wrong", "Compare its `with` with the schema of its type."),
+    "invalid_risk_score": ("The risk score is not a number from 0 to 1", "Check the `risk_score` expression."),
+    "record_rejected": ("The run could not be recorded", "A value cannot be stored; the log has the reason."),
+}
+"""Codes that appear as `error_code` of executions and steps, besides those of the step types."""

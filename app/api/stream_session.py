@@ -1,0 +1,143 @@
+"""One WebSocket: sends events with a time limit, listens for the client, re-checks the credential, closes in words.
+
+Close codes: 1000 behind the terminal event, 1012 server stops, 4400 unknown message, 4401 credential ended, 4408 reader
+too slow. The reason of 1012, 4401 and 4408 ends with the seq to resume from.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from app.auth.permissions import Permission
+from app.auth.principal import Caller
+from app.domain.errors import StepstreamError, Unauthenticated
+from app.domain.evolution import Event
+from app.domain.jsontext import NotJson, decode
+from app.services import Services
+from app.streaming.pace import paced
+from app.streaming.wire import envelope_text
+
+SUBPROTOCOL = "stepstream.v1"
+SEND_SECONDS = 10.0
+RECHECK_SECONDS = 10.0
+MAX_MESSAGES_PER_RECHECK = 100
+
+log = structlog.get_logger("stream")
+
+
+class CloseSocket(Exception):
+    """End the session with a close code and a reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class StreamSession:
+    """Serves one accepted WebSocket until one side ends it."""
+
+    def __init__(self, websocket: WebSocket, services: Services, caller: Caller, execution_id: str, after: int) -> None:
+        self._websocket = websocket
+        self._services = services
+        self._caller = caller
+        self._execution_id = execution_id
+        self._cursor = after
+        self._received = 0
+
+    async def run(self, batches: AsyncGenerator[Sequence[Event], None]) -> None:
+        """Send events and listen at the same time; whichever ends first ends the session."""
+        sending = asyncio.create_task(self._send_all(batches))
+        listening = asyncio.create_task(self._listen())
+        try:
+            await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, listening):
+                task.cancel()
+            await asyncio.wait({sending, listening})
+        await self._close(self._reason(sending) or self._reason(listening))
+
+    async def _send_all(self, batches: AsyncGenerator[Sequence[Event], None]) -> None:
+        pace = paced(batches, RECHECK_SECONDS, self._services.streams.draining)
+        loop = asyncio.get_running_loop()
+        checked = loop.time()
+        try:
+            async for batch in pace:
+                if loop.time() - checked >= RECHECK_SECONDS:
+                    await self._recheck()
+                    checked = loop.time()
+                for event in batch or ():
+                    await self._send(envelope_text(self._execution_id, event))
+                    self._cursor = event.seq
+        finally:
+            await pace.aclose()
+        if self._services.streams.draining.is_set():
+            raise CloseSocket(1012, f"server stops; resume after {self._cursor}")
+
+    async def _send(self, text: str) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._websocket.send_text(text)
+        except TimeoutError as error:
+            raise CloseSocket(4408, f"reader too slow; resume after {self._cursor}") from error
+
+    async def _recheck(self) -> None:
+        self._received = 0
+        try:
+            principal = await self._services.authenticator.recheck(self._caller.principal)
+        except Unauthenticated as error:
+            raise CloseSocket(4401, f"credential ended; resume after {self._cursor}") from error
+        except StepstreamError:
+            return  # the database is away: that is no reason to lose a subscriber
+        if not principal.allows(Permission.EXECUTIONS_READ):
+            raise CloseSocket(4401, f"permission withdrawn; resume after {self._cursor}")
+
+    async def _listen(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            self._received += 1
+            if self._received > MAX_MESSAGES_PER_RECHECK:
+                raise CloseSocket(4429, "too many messages")
+            await self._handle(message.get("text"))
+
+    async def _handle(self, text: str | None) -> None:
+        try:
+            message = decode(text) if text is not None else None
+        except NotJson:
+            message = None
+        match message:
+            case {"op": "ping"}:
+                await self._send('{"op":"pong"}')
+            case {"op": "cancel", **rest} if self._caller.principal.allows(Permission.EXECUTIONS_CONTROL):
+                reason = rest.get("reason")
+                await self._cancel(reason if isinstance(reason, str) else None)
+            case _:
+                raise CloseSocket(4400, 'send {"op":"ping"} or {"op":"cancel"}')
+
+    async def _cancel(self, reason: str | None) -> None:
+        try:
+            await self._services.executions.cancel(self._caller, self._execution_id, reason)
+        except StepstreamError as error:
+            raise CloseSocket(4400, error.detail[:100]) from error
+
+    def _reason(self, task: "asyncio.Task[None]") -> CloseSocket | None:
+        if task.cancelled():
+            return None
+        error = task.exception()
+        if error is None or isinstance(error, WebSocketDisconnect):
+            return None
+        if isinstance(error, CloseSocket):
+            return error
+        log.error("stream_failed", execution_id=self._execution_id, exc_info=error)
+        return CloseSocket(1011, f"server failed; resume after {self._cursor}")
+
+    async def _close(self, reason: CloseSocket | None) -> None:
+        try:
+            async with asyncio.timeout(1):
+                await self._websocket.close(reason.code if reason else 1000, reason.reason if reason else None)
+        except (RuntimeError, TimeoutError, WebSocketDisconnect, OSError):
+            return  # the client is gone

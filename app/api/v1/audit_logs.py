@@ -1,0 +1,74 @@
+"""The audit log: read only."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Query
+from pydantic import AwareDatetime
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api import routing
+from app.api.deps import Require, ServicesDep
+from app.api.pagination import Cursor, Limit, page_answer
+from app.api.routing import problems
+from app.api.v1.schemas.audit_logs import AuditLogPage, audit_log_view
+from app.auth.permissions import Permission
+from app.auth.principal import Caller
+
+router = routing.router("/audit-logs", "Audit log")
+
+CanRead = Annotated[Caller, Depends(Require(Permission.AUDIT_READ))]
+Name = Annotated[str | None, Query(max_length=200)]
+Moment = Annotated[AwareDatetime | None, Query(openapi_examples={"moment": {"value": "2030-01-01T00:00:00Z"}})]
+
+
+def audit_filter(
+    action: Annotated[
+        str | None, Query(max_length=200, openapi_examples={"run": {"value": "workflow.executed"}})
+    ] = None,
+    resource_type: Name = None,
+    resource_id: Name = None,
+    user_id: Name = None,
+    success: bool | None = None,
+    created_after: Moment = None,
+    created_before: Moment = None,
+) -> dict[str, Any]:
+    """The filter in the query string; what is not given narrows nothing."""
+    return {
+        "action": action,
+        "resource_type": resource_type,
+        "resource_id": resource_id,
+        "user_id": user_id,
+        "success": success,
+        "created_after": created_after,
+        "created_before": created_before,
+    }
+
+
+@router.get(
+    "",
+    operation_id="listAuditLogs",
+    summary="Read the audit log, the newest first",
+    response_model=AuditLogPage,
+    responses=problems("validation_error", "invalid_cursor"),
+)
+async def list_audit_logs(
+    request: Request,
+    services: ServicesDep,
+    caller: CanRead,
+    filters: Annotated[dict[str, Any], Depends(audit_filter)],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """Filter by action, resource, user, outcome and time (from `created_after` on, before `created_before`)."""
+    scope = f"{caller.org_id}:audit-logs"
+    before = request.app.state.cursors.read(cursor, scope)
+    rows = await services.audit.page(caller, before=before, limit=limit + 1, filters=filters)
+    return page_answer(
+        request,
+        [dict(row) for row in rows],
+        limit,
+        view=audit_log_view,
+        position=lambda row: str(row["id"]),
+        scope=scope,
+    )

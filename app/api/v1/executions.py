@@ -1,0 +1,318 @@
+"""Executions: start, read, list, cancel."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Body, Depends, Header, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.deps import Require, ServicesDep
+from app.api.pagination import Cursor, Limit, page_answer
+from app.api.responses import NO_STORE, Json
+from app.api.routing import problems, router
+from app.api.v1.schemas.executions import (
+    AggregateMetrics,
+    ControlRequest,
+    Execution,
+    ExecutionPage,
+    ExecutionWithSteps,
+    StartExecution,
+    StartOptions,
+    aggregate_view,
+    detail_view,
+    execution_view,
+)
+from app.auth.permissions import Permission
+from app.auth.principal import Caller
+from app.db.queries.executions import ExecutionFilter
+from app.domain.errors import NotFound, Problem, Problems, StepstreamError
+from app.domain.states import ExecutionStatus
+from app.services import Services
+from app.services.executions import Started, StartRequest
+
+executions = router("/executions", "Executions")
+of_workflow = router("/workflows", "Executions")
+
+MAX_WAIT_SECONDS = 60.0
+
+_ALIASES = {"QUEUED": "PENDING", "SUCCESS": "COMPLETED"}
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+
+CanExecute = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_EXECUTE))]
+CanRead = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_READ))]
+CanControl = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_CONTROL))]
+Prefer = Annotated[
+    str | None,
+    Header(description="`wait=30` waits for the end, at most 60 s.", openapi_examples={"wait": {"value": "wait=30"}}),
+]
+IdempotencyKey = Annotated[
+    str | None, Header(alias="Idempotency-Key", description="Makes repeating this request safe for 24 hours.")
+]
+
+_START_PROBLEMS = problems(
+    "not_found", "invalid_json", "invalid_idempotency_key", "invalid_state", "idempotency_in_progress",
+    "body_too_large", "unsupported_media_type", "validation_error", "workflow_invalid", "input_schema_mismatch",
+    "idempotency_key_reused",
+)  # fmt: skip
+_START_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": Execution, "description": "With `Prefer: wait` and ended in time: the ended execution"},
+    **_START_PROBLEMS,
+}
+
+
+@executions.post(
+    "",
+    status_code=201,
+    operation_id="startExecution",
+    summary="Start an execution",
+    response_model=Execution,
+    responses=_START_RESPONSES,
+)
+async def start_execution(
+    request: Request,
+    services: ServicesDep,
+    caller: CanExecute,
+    body: Annotated[
+        StartExecution,
+        Body(
+            openapi_examples={
+                "text": {
+                    "summary": "Text as input",
+                    "value": {"workflow_id": "wf_sales", "input": "Find leads in Berlin"},
+                },
+                "object": {
+                    "summary": "An object as input, with labels",
+                    "value": {"workflow_id": "wf_sales", "input": {"city": "Berlin"}, "labels": {"team": "sales"}},
+                },
+            }
+        ),
+    ],
+    prefer: Prefer = None,
+    _key: IdempotencyKey = None,
+) -> Response:
+    """The record is durable as PENDING when this answers; the run begins at once. Any JSON is accepted as `input`."""
+    return await _start(request, services, caller, body.workflow_id, body, prefer)
+
+
+@of_workflow.post(
+    "/{workflow_id}/execute",
+    status_code=201,
+    operation_id="executeWorkflow",
+    summary="Start an execution of this workflow",
+    response_model=Execution,
+    responses=_START_RESPONSES,
+)
+async def execute_workflow(
+    request: Request,
+    services: ServicesDep,
+    caller: CanExecute,
+    workflow_id: str,
+    body: Annotated[
+        StartOptions | None, Body(openapi_examples={"input": {"value": {"input": {"city": "Berlin"}}}})
+    ] = None,
+    prefer: Prefer = None,
+    _key: IdempotencyKey = None,
+) -> Response:
+    """The same as `POST /executions` with the workflow in the path; the body may be empty."""
+    return await _start(request, services, caller, workflow_id, body or StartOptions(), prefer)
+
+
+Statuses = Annotated[
+    list[str] | None,
+    Query(alias="status", description="Repeatable, any case; `queued` and `success` are PENDING and COMPLETED."),
+]
+
+
+def execution_filter(
+    request: Request,
+    statuses: Statuses = None,
+    workflow_id: Annotated[str | None, Query(max_length=64)] = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> ExecutionFilter:
+    """The filter in the query string; `label.<key>=<value>` narrows by label."""
+    labels = {
+        name.removeprefix("label."): value
+        for name, value in request.query_params.multi_items()
+        if name.startswith("label.")
+    }
+    return ExecutionFilter(frozenset(map(_status, statuses or ())), workflow_id, created_after, created_before, labels)
+
+
+Filter = Annotated[ExecutionFilter, Depends(execution_filter)]
+
+
+@executions.get(
+    "",
+    operation_id="listExecutions",
+    summary="List executions, the newest first",
+    response_model=ExecutionPage,
+    responses=problems("validation_error", "invalid_cursor"),
+)
+async def list_executions(
+    request: Request,
+    services: ServicesDep,
+    caller: CanRead,
+    wanted: Filter,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """Filter by status, workflow, time of creation and labels; page by cursor."""
+    return await _page(request, services, caller, wanted, limit, cursor)
+
+
+@of_workflow.get(
+    "/{workflow_id}/executions",
+    operation_id="listWorkflowExecutions",
+    summary="List a workflow's executions, the newest first",
+    response_model=ExecutionPage,
+    responses=problems("not_found", "validation_error", "invalid_cursor"),
+)
+async def list_workflow_executions(
+    request: Request,
+    services: ServicesDep,
+    caller: CanRead,
+    workflow_id: str,
+    statuses: Statuses = None,
+    latest: Annotated[bool, Query(description="Only the newest one.")] = False,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """`?latest=true` answers with the newest execution alone, in the same form."""
+    await services.workflows.get(caller, workflow_id)
+    wanted = ExecutionFilter(frozenset(map(_status, statuses or ())), workflow_id)
+    if latest:
+        rows = await services.executions.page(caller, wanted, before=None, limit=1)
+        return Json({"data": [execution_view(row) for row in rows], "next_cursor": None, "has_more": False})
+    return await _page(request, services, caller, wanted, limit, cursor)
+
+
+@executions.get(
+    "/metrics",
+    operation_id="getExecutionMetrics",
+    summary="Figures over executions",
+    response_model=AggregateMetrics,
+    responses=problems("validation_error"),
+)
+async def execution_metrics(services: ServicesDep, caller: CanRead, wanted: Filter) -> Response:
+    """Counts, durations, tokens and cost by status, narrowed like the list."""
+    return Json(aggregate_view(await services.executions.metrics(caller, wanted)))
+
+
+@executions.get(
+    "/{execution_id}",
+    operation_id="getExecution",
+    summary="Read an execution with its steps and attempts",
+    response_model=ExecutionWithSteps,
+    responses=problems("not_found"),
+)
+async def get_execution(services: ServicesDep, caller: CanRead, execution_id: str, prefer: Prefer = None) -> Response:
+    """With `Prefer: wait=30` the answer waits for the end of the run, at most so many seconds."""
+    seconds = _wait_seconds(prefer)
+    if seconds is not None and not (await services.streams.check(caller.org_id, execution_id)).terminal:
+        await services.streams.until_terminal(caller.org_id, execution_id, seconds)
+    return Json(detail_view(await services.executions.detail(caller, execution_id)), headers=NO_STORE)
+
+
+@executions.get(
+    "/{execution_id}/steps",
+    operation_id="listExecutionSteps",
+    summary="List an execution's steps",
+    responses=problems("not_found"),
+)
+async def list_steps(services: ServicesDep, caller: CanRead, execution_id: str) -> Response:
+    """All steps in topological order, also those not reached yet."""
+    detail = detail_view(await services.executions.detail(caller, execution_id))
+    return Json({"data": detail["steps"]}, headers=NO_STORE)
+
+
+@executions.get(
+    "/{execution_id}/steps/{step_id}",
+    operation_id="getExecutionStep",
+    summary="Read one step of an execution",
+    responses=problems("not_found"),
+)
+async def get_step(services: ServicesDep, caller: CanRead, execution_id: str, step_id: str) -> Response:
+    """The step with its input, output, error and attempts."""
+    detail = detail_view(await services.executions.detail(caller, execution_id))
+    for step in detail["steps"]:
+        if step["id"] == step_id:
+            return Json(step, headers=NO_STORE)
+    raise NotFound("There is no such step")
+
+
+@executions.post(
+    "/{execution_id}/cancel",
+    status_code=202,
+    operation_id="cancelExecution",
+    summary="Cancel an execution",
+    response_model=Execution,
+    responses=problems("not_found", "invalid_state", "validation_error", "invalid_json"),
+)
+async def cancel_execution(
+    services: ServicesDep,
+    caller: CanControl,
+    execution_id: str,
+    body: Annotated[ControlRequest | None, Body()] = None,
+) -> Response:
+    """202: the wish is durable. No further step starts; running ones are cancelled, after a grace by force."""
+    row = await services.executions.cancel(caller, execution_id, body.reason if body else None)
+    return Json(execution_view(row), 202)
+
+
+async def _start(
+    request: Request, services: Services, caller: Caller, workflow_id: str, options: StartOptions, prefer: str | None
+) -> Response:
+    seconds = _wait_seconds(prefer)
+    wanted = StartRequest(workflow_id, options.input, options.labels, options.priority, _idempotency_key(request))
+    started = await services.executions.start(caller, wanted)
+    if seconds is None:
+        return _started(started, 201, execution_view(started.row))
+    execution_id = started.row["id"]
+    if not await services.streams.until_terminal(caller.org_id, execution_id, seconds):
+        return _started(started, 201, execution_view(await services.executions.get(caller, execution_id)))
+    return _started(started, 200, execution_view(await services.executions.get(caller, execution_id)))
+
+
+def _started(started: Started, status: int, body: dict[str, Any]) -> Response:
+    headers = {"Location": f"/api/v1/executions/{started.row['id']}"} | NO_STORE
+    if started.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Json(body, status, headers=headers)
+
+
+async def _page(
+    request: Request, services: Services, caller: Caller, wanted: ExecutionFilter, limit: int, cursor: str | None
+) -> Response:
+    scope = f"{caller.org_id}:executions"
+    before = request.app.state.cursors.read(cursor, scope)
+    rows = await services.executions.page(caller, wanted, before=before, limit=limit + 1)
+    return page_answer(request, rows, limit, view=execution_view, position=lambda row: row["id"], scope=scope)
+
+
+def _status(word: str) -> str:
+    upper = word.upper()
+    status = _ALIASES.get(upper, upper)
+    if status not in set(ExecutionStatus):
+        known = ", ".join(ExecutionStatus)
+        detail = f"status is one of {known}"
+        raise Problems(detail, [Problem("invalid_value", detail, "query:status")])
+    return status
+
+
+def _wait_seconds(prefer: str | None) -> float | None:
+    found = _PREFER_WAIT.search(prefer or "")
+    return min(float(found[1]), MAX_WAIT_SECONDS) if found else None
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not 1 <= len(keys[0]) <= 255 or not keys[0].isascii() or not keys[0].isprintable():
+        raise StepstreamError(
+            "Send at most one Idempotency-Key, of 1 to 255 printable ASCII characters", code="invalid_idempotency_key"
+        )
+    return keys[0]

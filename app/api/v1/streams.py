@@ -1,0 +1,158 @@
+"""Following an execution: JSON pages, Server-Sent Events, WebSocket. The same events, from any cursor."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.websockets import WebSocket
+
+from app.api.deps import Require, ServicesDep, authenticate, demand
+from app.api.errors import domain_problem
+from app.api.responses import NO_STORE, Json
+from app.api.routing import problems, router
+from app.api.stream_session import SUBPROTOCOL, StreamSession
+from app.api.v1.schemas.executions import EventPage
+from app.auth.permissions import Permission
+from app.auth.principal import Caller
+from app.domain.errors import Forbidden, Problem, Problems, StepstreamError
+from app.domain.evolution import Event
+from app.services import Services
+from app.streaming.pace import paced
+from app.streaming.wire import envelope, envelope_text
+
+events = router("/executions", "Streams")
+sockets = router("", "Streams")
+
+PING_SECONDS = 15.0
+RETRY_MILLISECONDS = 2_000
+EVENT_STREAM = "text/event-stream"
+TICKET_PREFIX = "ticket."
+
+CanRead = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_READ))]
+
+
+@events.get(
+    "/{execution_id}/events",
+    operation_id="listExecutionEvents",
+    summary="Events of an execution: a page, or live",
+    response_model=EventPage,
+    responses={
+        200: {
+            "description": "A JSON page, or with `Accept: text/event-stream` the live stream (`id` is the seq)",
+            "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        },
+        204: {"description": "Live stream only: nothing will come behind this cursor any more"},
+        **problems("not_found", "validation_error"),
+    },
+)
+async def list_events(
+    request: Request,
+    services: ServicesDep,
+    caller: CanRead,
+    execution_id: str,
+    after: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="Only events with a higher seq.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 200,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="Resumes a live stream.")] = None,
+) -> Response:
+    """Every event once, in order, without gap. Late or reconnecting readers miss nothing: resume from the last seq."""
+    if EVENT_STREAM in request.headers.get("accept", ""):
+        return await _live(services, caller, execution_id, _cursor(after, last_event_id))
+    found = await services.streams.page(caller.org_id, execution_id, after or 0, limit + 1)
+    shown = found[:limit]
+    last_seq = shown[-1].seq if shown else (after or 0)
+    data = [envelope(execution_id, event) for event in shown]
+    return Json({"data": data, "last_seq": last_seq, "has_more": len(found) > limit}, headers=NO_STORE)
+
+
+async def _live(services: Services, caller: Caller, execution_id: str, after: int) -> Response:
+    streams = services.streams
+    status = await streams.check(caller.org_id, execution_id)
+    if status.terminal and not await streams.page(caller.org_id, execution_id, after, 1):
+        return Response(status_code=204)
+    batches = paced(streams.follow(caller.org_id, execution_id, after, status), PING_SECONDS, streams.draining)
+    headers = NO_STORE | {"X-Accel-Buffering": "no"}
+    return StreamingResponse(_sse(execution_id, batches), media_type=EVENT_STREAM, headers=headers)
+
+
+async def _sse(execution_id: str, batches: AsyncGenerator[Sequence[Event] | None, None]) -> AsyncGenerator[str, None]:
+    yield f"retry: {RETRY_MILLISECONDS}\n\n"
+    try:
+        async for batch in batches:
+            if batch is None:
+                yield ": ping\n\n"
+            else:
+                yield "".join(f"id: {event.seq}\ndata: {envelope_text(execution_id, event)}\n\n" for event in batch)
+    finally:
+        await batches.aclose()
+
+
+def _cursor(after: int | None, last_event_id: str | None) -> int:
+    if after is not None or last_event_id is None:
+        return after or 0
+    if not last_event_id.isdecimal() or not last_event_id.isascii() or len(last_event_id) > 9:
+        detail = "Last-Event-ID is the seq of an event"
+        raise Problems(detail, [Problem("invalid_value", detail, "header:Last-Event-ID")])
+    return int(last_event_id)
+
+
+@sockets.websocket("/executions/{execution_id}/stream")
+async def stream_execution(websocket: WebSocket, execution_id: str) -> None:
+    """Events of one execution from `?after=` on; closes 1000 behind the terminal one."""
+    await _serve(websocket, execution_id)
+
+
+@sockets.websocket("/workflows/stream/{execution_id}")
+async def stream_execution_by_workflow_path(websocket: WebSocket, execution_id: str) -> None:
+    """The same stream under the path that older clients know."""
+    await _serve(websocket, execution_id)
+
+
+async def _serve(websocket: WebSocket, execution_id: str) -> None:
+    services: Services = websocket.app.state.services
+    offered = [part.strip() for part in websocket.headers.get("sec-websocket-protocol", "").split(",")]
+    try:
+        after = _after(websocket)
+        caller = await _admit(websocket, services, execution_id, offered)
+        status = await services.streams.check(caller.org_id, execution_id)
+    except StepstreamError as error:
+        await websocket.send_denial_response(domain_problem(_as_request(websocket), error))
+        return
+    await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    batches = services.streams.follow(caller.org_id, execution_id, after, status)
+    await StreamSession(websocket, services, caller, execution_id, after).run(batches)
+
+
+async def _admit(websocket: WebSocket, services: Services, execution_id: str, offered: list[str]) -> Caller:
+    """Who connects: by Authorization header, or by a single-use ticket offered as a subprotocol."""
+    origin = websocket.headers.get("origin")
+    ticket = next((word.removeprefix(TICKET_PREFIX) for word in offered if word.startswith(TICKET_PREFIX)), None)
+    if origin is not None and not _origin_allowed(websocket, origin):
+        raise Forbidden(f"Pages of {origin[:200]} may not connect", code="origin_not_allowed")
+    if ticket is None:
+        caller = await authenticate(websocket, services)
+    else:
+        state = websocket.scope["state"]
+        principal = await services.tickets.redeem(ticket, execution_id, origin)
+        caller = Caller(principal, state["ip_address"], state["user_agent"], state["request_id"])
+    await demand(caller, Permission.EXECUTIONS_READ, services)
+    return caller
+
+
+def _origin_allowed(connection: HTTPConnection, origin: str) -> bool:
+    own = {f"{scheme}://{connection.headers.get('host', '')}" for scheme in ("http", "https")}
+    return origin in own or origin in connection.app.state.settings.allowed_origins
+
+
+def _after(websocket: WebSocket) -> int:
+    text = websocket.query_params.get("after", "0")
+    if not text.isdecimal() or not text.isascii() or len(text) > 9:
+        detail = "after is the seq of an event, 0 for all"
+        raise Problems(detail, [Problem("invalid_value", detail, "query:after")])
+    return int(text)
+
+
+def _as_request(websocket: WebSocket) -> Request:
+    scope: dict[str, Any] = {**websocket.scope, "type": "http", "method": "GET"}
+    return Request(scope)

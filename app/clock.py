@@ -1,0 +1,41 @@
+"""The only wall clock, monotonic clock, id source and randomness of the product.
+
+Everything else takes time, ids and randomness as arguments. Recorded times of executions come from the database
+(see `app.engine.recorded_time`), so that a jumping host clock changes no record; the wall clock serves tokens and logs.
+"""
+
+import random
+import secrets
+import time
+from datetime import UTC, datetime
+
+import uuid_utils
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def now() -> datetime:
+    """Wall clock, timezone-aware UTC."""
+    return datetime.now(UTC)
+
+
+def monotonic() -> float:
+    """Seconds that never go backwards; only differences mean something."""
+    return time.monotonic()
+
+
+def jitter() -> float:
+    """A random fraction in [0, 1) to spread retries."""
+    return random.random()
+
+
+def new_id(prefix: str) -> str:
+    """A fresh sortable id such as `exec_01k…`: prefix, underscore, UUIDv7 in Crockford base32 (26 characters)."""
+    value = uuid_utils.uuid7().int
+    digits = [_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5)]
+    return f"{prefix}_{''.join(digits)}"
+
+
+def new_secret(size: int = 32) -> str:
+    """URL-safe text carrying `size` bytes of cryptographic randomness."""
+    return secrets.token_urlsafe(size)

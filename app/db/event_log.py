@@ -1,0 +1,42 @@
+"""Reading the durable events: by cursor within the tenant's scope, and heads for the poller."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import select
+
+from app.db.link import Connect, Link
+from app.db.tables import execution_events as table
+from app.db.tenancy import Tenancy
+from app.domain.evolution import Event
+from app.domain.jsontext import decode
+
+HEADS = "SELECT id, next_seq - 1 AS head FROM executions WHERE id = ANY($1::text[])"
+
+
+class PostgresEventLog:
+    """Implements `app.engine.ports.EventLog`."""
+
+    def __init__(self, tenancy: Tenancy, connect: Connect) -> None:
+        self._tenancy = tenancy
+        self._heads = Link(connect)
+
+    async def close(self) -> None:
+        await self._heads.close()
+
+    async def read(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
+        query = (
+            select(table.c.seq, table.c.type, table.c.step_id, table.c.timestamp, table.c.progress, table.c.data)
+            .where(table.c.org_id == org_id, table.c.execution_id == execution_id, table.c.seq > after)
+            .order_by(table.c.seq)
+            .limit(limit)
+        )
+        async with self._tenancy.transaction(org_id) as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            Event(row.seq, row.type, row.step_id, row.timestamp, row.progress, decode(row.data))  # type: ignore[arg-type]
+            for row in rows
+        ]
+
+    async def heads(self, execution_ids: Sequence[str]) -> Mapping[str, int]:
+        rows = await self._heads.read(HEADS, list(execution_ids))
+        return {row["id"]: row["head"] for row in rows}

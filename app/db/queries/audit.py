@@ -1,0 +1,45 @@
+"""The audit log: insert and page. Rows are never changed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import RowMapping, and_, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.tables import audit_logs as table
+
+
+async def add(connection: AsyncConnection, row: dict[str, Any]) -> None:
+    """Insert one row; the time is the database's."""
+    await connection.execute(insert(table).values(**row))
+
+
+async def page(
+    connection: AsyncConnection,
+    org_id: str,
+    *,
+    before: str | None,
+    limit: int,
+    action: str | None = None,
+    resource_type: str | None = None,
+    resource_id: str | None = None,
+    user_id: str | None = None,
+    success: bool | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> Sequence[RowMapping]:
+    """Rows with id < `before`, the newest first."""
+    wanted = {"action": action, "resource_type": resource_type, "resource_id": resource_id, "user_id": user_id}
+    conditions = [table.c.org_id == org_id]
+    conditions += [table.c[name] == value for name, value in wanted.items() if value is not None]
+    if success is not None:
+        conditions.append(table.c.success == success)
+    if created_after is not None:
+        conditions.append(table.c.timestamp >= created_after)
+    if created_before is not None:
+        conditions.append(table.c.timestamp < created_before)
+    if before is not None:
+        conditions.append(table.c.id < before)
+    query = select(table).where(and_(*conditions)).order_by(table.c.id.desc()).limit(limit)
+    return (await connection.execute(query)).mappings().all()

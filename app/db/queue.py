@@ -1,0 +1,138 @@
+"""Claiming: executions without an owner, fairly ordered, taken under row locks that raise the lease epoch."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import asyncpg
+
+from app.db.link import PIN_PLANS, Connect, Link
+from app.domain.jsontext import decode
+from app.engine.ports import Claim, Mail, StoredStep
+
+CLAIM = """
+WITH ready AS (
+  SELECT id FROM executions WHERE owner IS NULL AND status IN ('PENDING', 'RUNNING', 'CANCELLING')
+   ORDER BY priority DESC, created_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+), due AS (
+  SELECT id FROM executions WHERE owner IS NULL AND status IN ('WAITING', 'PAUSED') AND wake_at <= clock_timestamp()
+   ORDER BY wake_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+), called AS (
+  SELECT id FROM executions WHERE owner IS NULL AND status IN ('WAITING', 'PAUSED')
+     AND id IN (SELECT execution_id FROM execution_inbox WHERE applied_at IS NULL)
+   LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+), picked AS (
+  SELECT id FROM due UNION SELECT id FROM called UNION SELECT id FROM ready LIMIT $2
+)
+UPDATE executions e SET owner = $1, lease_epoch = e.lease_epoch + 1
+  FROM picked WHERE e.id = picked.id
+RETURNING e.id, e.org_id, e.workflow_id, e.workflow_version, e.user_id, e.root_id, e.status, e.input_data,
+  e.agent_results, e.progress, e.created_at, e.started_at, e.deadline_at, e.last_recorded_at, e.owner, e.lease_epoch,
+  e.write_no, e.next_seq, e.recoveries, clock_timestamp() AS claimed_at,
+  EXISTS (SELECT FROM execution_inbox i WHERE i.execution_id = e.id) AS has_mail"""
+
+STEPS = "SELECT * FROM execution_steps WHERE execution_id = ANY($1::text[])"
+
+MAIL = """
+SELECT i.id, i.execution_id, i.kind, i.payload, i.user_id
+  FROM execution_inbox i JOIN executions e ON e.id = i.execution_id
+ WHERE i.execution_id = ANY($1::text[]) AND (i.applied_at IS NULL OR (i.kind = 'cancel' AND e.status = 'CANCELLING'))
+ ORDER BY i.id"""
+
+WITH_MAIL = """
+SELECT DISTINCT i.execution_id FROM execution_inbox i JOIN executions e ON e.id = i.execution_id
+ WHERE i.applied_at IS NULL AND e.owner = $1"""
+
+DEPTH = """
+SELECT count(*) AS depth, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest
+  FROM executions WHERE owner IS NULL AND status IN ('PENDING', 'RUNNING', 'CANCELLING')"""
+
+
+class Queue:
+    """Implements `app.engine.ports.ExecutionQueue`."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._claims = Link(connect, PIN_PLANS)
+        self._reads = Link(connect, PIN_PLANS)
+
+    async def close(self) -> None:
+        await self._claims.close()
+        await self._reads.close()
+
+    async def claim(self, worker_id: str, limit: int) -> list[Claim]:
+        rows = await self._claims.fetch(CLAIM, worker_id, limit)
+        begun = [row["id"] for row in rows if row["write_no"] > 0]
+        steps = defaultdict(list)
+        if begun:
+            for stored in await self._claims.read(STEPS, begun):
+                steps[stored["execution_id"]].append(_stored_step(stored))
+        mail = await self._mail(row["id"] for row in rows if row["has_mail"])
+        ordered = sorted(rows, key=lambda row: row["created_at"])
+        return [_claim(row, steps[row["id"]], mail[row["id"]]) for row in ordered]
+
+    async def mail(self, execution_id: str) -> list[Mail]:
+        return (await self._mail([execution_id]))[execution_id]
+
+    async def with_mail(self, worker_id: str) -> list[str]:
+        return [row["execution_id"] for row in await self._reads.read(WITH_MAIL, worker_id)]
+
+    async def depth(self) -> tuple[int, float]:
+        """How many executions wait for an owner, and the age of the oldest in seconds."""
+        row = (await self._reads.read(DEPTH))[0]
+        return int(row["depth"]), float(row["oldest"])
+
+    async def _mail(self, execution_ids: Iterable[str]) -> dict[str, list[Mail]]:
+        found: dict[str, list[Mail]] = defaultdict(list)
+        if ids := list(execution_ids):
+            for row in await self._reads.read(MAIL, ids):
+                item = Mail(row["id"], row["kind"], decode(row["payload"]), row["user_id"])
+                found[row["execution_id"]].append(item)
+        return found
+
+
+def _claim(row: asyncpg.Record, steps: list[StoredStep], mail: list[Mail]) -> Claim:
+    return Claim(
+        id=row["id"],
+        org_id=row["org_id"],
+        workflow_id=row["workflow_id"],
+        workflow_version=row["workflow_version"],
+        user_id=row["user_id"],
+        root_id=row["root_id"],
+        status=row["status"],
+        input_text=row["input_data"],
+        agent_results_text=row["agent_results"],
+        progress=row["progress"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        deadline_at=row["deadline_at"],
+        last_recorded_at=row["last_recorded_at"],
+        owner=row["owner"],
+        epoch=row["lease_epoch"],
+        write_no=row["write_no"],
+        next_seq=row["next_seq"],
+        recoveries=row["recoveries"],
+        claimed_at=row["claimed_at"],
+        steps=steps,
+        mail=mail,
+    )
+
+
+def _stored_step(row: asyncpg.Record) -> StoredStep:
+    return StoredStep(
+        path=row["path"],
+        status=row["status"],
+        attempt=row["attempt"],
+        failures=row["failures"],
+        input_text=row["input"],
+        output_text=row["output"],
+        ports=frozenset(row["ports"]),
+        error=row["error"],
+        error_code=row["error_code"],
+        reason=row["reason"],
+        wake_at=row["wake_at"],
+        started_at=row["started_at"],
+        attempt_started_at=row["attempt_started_at"],
+        completed_at=row["completed_at"],
+        execution_time_ms=row["execution_time_ms"],
+        tokens_used=row["tokens_used"],
+        cost=row["cost"],
+    )

@@ -1,0 +1,200 @@
+"""The two statements that write executions: accept, and record a transition. One round trip per batch each.
+
+Arrays go in, `unnest` makes rows of them. In RECORD the fenced update of `executions` comes first and every other write
+joins its RETURNING, so whoever lost the lease writes nothing at all while his neighbours in the batch are not touched.
+Workflow counters come last and in id order: batches of different writers queue there instead of dead-locking.
+"""
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+from app.domain.states import ExecutionStatus
+from app.engine.ports import NewExecution
+from app.engine.transition import Transition, event_data_text
+
+ACCEPT = """
+WITH t AS (
+  SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::int[],
+                       $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
+    AS t(id, org_id, workflow_id, version, user_id, input, labels, priority, ip, agent, request_id, event, audit_id,
+         key, fingerprint)
+), k AS (
+  INSERT INTO idempotency_keys (org_id, key, fingerprint, execution_id)
+  SELECT org_id, key, fingerprint, id FROM t WHERE key IS NOT NULL
+  ON CONFLICT DO NOTHING RETURNING execution_id
+), x AS (
+  INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, input_data, labels, priority,
+                          ip_address, user_agent, request_id)
+  SELECT id, id, org_id, workflow_id, version, user_id, input, labels::jsonb, priority, ip, agent, request_id
+    FROM t WHERE key IS NULL OR id IN (SELECT execution_id FROM k)
+  ON CONFLICT (id) DO NOTHING RETURNING id, created_at
+), e AS (
+  INSERT INTO execution_events (execution_id, seq, org_id, type, timestamp, progress, data)
+  SELECT t.id, 1, t.org_id, 'execution_queued', x.created_at, 0, t.event FROM t JOIN x ON x.id = t.id
+), a AS (
+  INSERT INTO audit_logs (id, org_id, user_id, action, resource_type, resource_id, details, ip_address, user_agent,
+                          request_id, success, timestamp)
+  SELECT t.audit_id, t.org_id, t.user_id, 'execution.created', 'execution', t.id,
+         json_build_object('workflow_id', t.workflow_id, 'workflow_version', t.version)::text,
+         t.ip, t.agent, t.request_id, true, x.created_at
+    FROM t JOIN x ON x.id = t.id
+)
+SELECT id, created_at FROM x"""
+
+ACCEPTED = "SELECT id, created_at FROM executions WHERE id = ANY($1::text[])"
+
+KEPT_KEYS = """
+SELECT k.org_id, k.key, k.execution_id, k.fingerprint
+  FROM idempotency_keys k JOIN unnest($1::text[], $2::text[]) AS t(org_id, key) USING (org_id, key)"""
+
+RECORD = """
+WITH t AS (
+  SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::int[],
+                       $9::int[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
+                       $14::bigint[], $15::float8[], $16::text[], $17::text[], $18::bool[], $19::bool[], $20::bool[],
+                       $21::text[], $22::text[], $23::text[], $24::text[])
+    AS t(id, owner, epoch, write_no, status, status_reason, status_message, progress, next_seq, recorded_at, started_at,
+         deadline_at, wake_at, tokens_used, cost, graph, agent_results, settles, releases, ends, output, error,
+         error_code, audit_id)
+), f AS (
+  UPDATE executions e SET
+    write_no = t.write_no, status = t.status, status_reason = t.status_reason, status_message = t.status_message,
+    progress = t.progress, next_seq = t.next_seq, last_recorded_at = t.recorded_at,
+    started_at = coalesce(e.started_at, t.started_at), deadline_at = coalesce(e.deadline_at, t.deadline_at),
+    wake_at = t.wake_at, tokens_used = coalesce(t.tokens_used, e.tokens_used), cost = coalesce(t.cost, e.cost),
+    execution_graph = coalesce(t.graph, e.execution_graph),
+    agent_results = coalesce(t.agent_results, e.agent_results),
+    recoveries = CASE WHEN t.settles THEN 0 ELSE e.recoveries END,
+    owner = CASE WHEN t.releases THEN NULL ELSE e.owner END,
+    output = t.output, error = t.error, error_code = t.error_code,
+    completed_at = CASE WHEN t.ends THEN t.recorded_at END,
+    duration_seconds = CASE WHEN t.ends THEN
+      extract(epoch FROM t.recorded_at - coalesce(e.started_at, t.started_at))::float8 END
+  FROM t
+  WHERE e.id = t.id AND e.owner = t.owner AND e.lease_epoch = t.epoch AND e.write_no = t.write_no - 1
+  RETURNING e.id, e.org_id, e.workflow_id, e.user_id, e.ip_address, e.user_agent, e.request_id, e.lease_epoch,
+            t.owner AS writer, t.ends, t.status, t.error, t.error_code, t.audit_id, t.recorded_at
+), s AS (
+  INSERT INTO execution_steps AS old
+    (execution_id, path, org_id, epoch, step_number, name, type, status, attempt, failures, input, output, ports, error,
+     error_code, reason, wake_at, started_at, attempt_started_at, completed_at, execution_time_ms, tokens_used, cost)
+  SELECT x.id, x.path, f.org_id, f.lease_epoch, x.number, x.name, x.type, x.status, x.attempt, x.failures, x.input,
+         x.output, string_to_array(x.ports, ','), x.error, x.error_code, x.reason, x.wake_at, x.started_at,
+         x.attempt_started_at, x.completed_at, x.time_ms, x.tokens, x.cost
+    FROM unnest($25::text[], $26::text[], $27::int[], $28::text[], $29::text[], $30::text[], $31::int[], $32::int[],
+                $33::text[], $34::text[], $35::text[], $36::text[], $37::text[], $38::text[], $39::timestamptz[],
+                $40::timestamptz[], $41::timestamptz[], $42::timestamptz[], $43::float8[], $44::bigint[], $45::float8[])
+      AS x(id, path, number, name, type, status, attempt, failures, input, output, ports, error, error_code, reason,
+           wake_at, started_at, attempt_started_at, completed_at, time_ms, tokens, cost)
+    JOIN f ON f.id = x.id
+  ON CONFLICT (execution_id, path) DO UPDATE SET
+    epoch = excluded.epoch, status = excluded.status, attempt = excluded.attempt, failures = excluded.failures,
+    input = excluded.input, output = excluded.output, ports = excluded.ports, error = excluded.error,
+    error_code = excluded.error_code, reason = excluded.reason, wake_at = excluded.wake_at,
+    started_at = excluded.started_at, attempt_started_at = excluded.attempt_started_at,
+    completed_at = excluded.completed_at, execution_time_ms = excluded.execution_time_ms,
+    tokens_used = excluded.tokens_used, cost = excluded.cost
+), a AS (
+  INSERT INTO step_attempts (execution_id, path, attempt, org_id, epoch, worker_id, status, error, error_code,
+                             started_at, completed_at)
+  SELECT x.id, x.path, x.attempt, f.org_id, f.lease_epoch, f.writer, x.status, x.error, x.error_code, x.started_at,
+         x.completed_at
+    FROM unnest($46::text[], $47::text[], $48::int[], $49::text[], $50::text[], $51::text[], $52::timestamptz[],
+                $53::timestamptz[])
+      AS x(id, path, attempt, status, error, error_code, started_at, completed_at)
+    JOIN f ON f.id = x.id
+), v AS (
+  INSERT INTO execution_events (execution_id, seq, org_id, type, step_id, timestamp, progress, data)
+  SELECT x.id, x.seq, f.org_id, x.type, x.step_id, x.at, x.progress, x.data
+    FROM unnest($54::text[], $55::int[], $56::text[], $57::text[], $58::timestamptz[], $59::int[], $60::text[])
+      AS x(id, seq, type, step_id, at, progress, data)
+    JOIN f ON f.id = x.id
+), m AS (
+  UPDATE execution_inbox i SET applied_at = f.recorded_at
+    FROM unnest($61::text[], $62::text[]) AS x(execution_id, mail_id) JOIN f ON f.id = x.execution_id
+   WHERE i.id = x.mail_id
+), l AS (
+  INSERT INTO audit_logs (id, org_id, user_id, action, resource_type, resource_id, details, ip_address, user_agent,
+                          request_id, success, error_code, error_message, timestamp)
+  SELECT f.audit_id, f.org_id, f.user_id, 'workflow.executed', 'workflow', f.workflow_id,
+         json_build_object('execution_id', f.id, 'status', f.status)::text, f.ip_address, f.user_agent, f.request_id,
+         f.status = 'COMPLETED', f.error_code, f.error, f.recorded_at
+    FROM f WHERE f.ends
+), w AS (
+  SELECT w.org_id, w.id FROM workflows w
+   WHERE (w.org_id, w.id) IN (SELECT f.org_id, f.workflow_id FROM f WHERE f.ends)
+   ORDER BY w.org_id, w.id FOR NO KEY UPDATE
+), c AS (
+  UPDATE workflows SET
+    execution_count = execution_count + g.n, success_count = success_count + g.succeeded,
+    failure_count = failure_count + g.failed, cancelled_count = cancelled_count + g.cancelled,
+    last_executed_at = greatest(last_executed_at, g.at)
+  FROM (SELECT f.org_id, f.workflow_id, count(*) AS n, max(f.recorded_at) AS at,
+               count(*) FILTER (WHERE f.status = 'COMPLETED') AS succeeded,
+               count(*) FILTER (WHERE f.status = 'FAILED') AS failed,
+               count(*) FILTER (WHERE f.status = 'CANCELLED') AS cancelled
+          FROM f WHERE f.ends GROUP BY f.org_id, f.workflow_id) g
+  JOIN w ON w.org_id = g.org_id AND w.id = g.workflow_id
+  WHERE workflows.org_id = g.org_id AND workflows.id = g.workflow_id
+)
+SELECT array_agg(f.id) AS recorded, (SELECT pg_notify('stepstream_events', $63)) AS rung FROM f"""
+
+POSITIONS = "SELECT id, lease_epoch, write_no FROM executions WHERE id = ANY($1::text[])"
+
+NOTIFY_LIMIT = 7_900
+"""Bytes of ids that fit into one notification; with more, an empty one says: look at everything."""
+
+_ACCEPT_COLUMNS = attrgetter(
+    "id", "org_id", "workflow_id", "workflow_version", "user_id", "input_text", "labels_text", "priority",
+    "ip_address", "user_agent", "request_id", "queued_event_data", "audit_id", "idempotency_key", "fingerprint",
+)  # fmt: skip
+_STEP_COLUMNS = attrgetter(
+    "path", "number", "name", "type", "status", "attempt", "failures", "input_text", "output_text", "ports", "error",
+    "error_code", "reason", "wake_at", "started_at", "attempt_started_at", "completed_at", "execution_time_ms",
+    "tokens_used", "cost",
+)  # fmt: skip
+_ATTEMPT_COLUMNS = attrgetter("path", "attempt", "status", "error", "error_code", "started_at", "completed_at")
+
+
+def accept_arguments(batch: Sequence[NewExecution]) -> list[list[Any]]:
+    """The arrays of ACCEPT."""
+    return _columns([_ACCEPT_COLUMNS(new) for new in batch], 15)
+
+
+def record_arguments(batch: Sequence[Transition], sender: str) -> list[Any]:
+    """The arrays of RECORD and its notification `sender:id,id`; rows in id order, so that writers lock in one order."""
+    ordered = sorted(batch, key=attrgetter("execution_id"))
+    steps = [(t.execution_id, *_STEP_COLUMNS(step)) for t in ordered for step in t.steps]
+    attempts = [(t.execution_id, *_ATTEMPT_COLUMNS(attempt)) for t in ordered for attempt in t.attempts]
+    events = [
+        (t.execution_id, e.seq, e.type, e.step_id, e.timestamp, e.progress, event_data_text(e))
+        for t in ordered
+        for e in t.events
+    ]
+    mail = [(t.execution_id, mail_id) for t in ordered for mail_id in t.read_mail]
+    ids = ",".join(t.execution_id for t in ordered)
+    return [
+        *_columns([_execution_row(t) for t in ordered], 24),
+        *_columns(steps, 21),
+        *_columns(attempts, 8),
+        *_columns(events, 7),
+        *_columns(mail, 2),
+        f"{sender}:{ids if len(ids) <= NOTIFY_LIMIT else ''}",
+    ]
+
+
+def _execution_row(t: Transition) -> tuple[Any, ...]:
+    ending = t.ending
+    failure = None if ending is None else ending.failure
+    return (
+        t.execution_id, t.owner, t.epoch, t.write_no, t.status.value, t.status_reason, t.status_message, t.progress,
+        t.next_seq, t.recorded_at, t.started_at, t.deadline_at, t.wake_at, t.tokens_used, t.cost, t.graph_text,
+        t.agent_results_text, t.settles_step, t.releases, ending is not None,
+        ending.output_text if ending is not None and ending.status is ExecutionStatus.COMPLETED else None,
+        failure.message if failure else None, failure.code if failure else None, t.audit_id,
+    )  # fmt: skip
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

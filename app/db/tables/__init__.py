@@ -1,0 +1,42 @@
+"""The tables. Importing this package fills `metadata`."""
+
+from app.db.tables.base import metadata
+from app.db.tables.executions import (
+    execution_events,
+    execution_inbox,
+    execution_steps,
+    executions,
+    idempotency_keys,
+    step_attempts,
+    workers,
+)
+from app.db.tables.identity import (
+    api_keys,
+    audit_logs,
+    memberships,
+    organizations,
+    refresh_tokens,
+    stream_tickets,
+    users,
+)
+from app.db.tables.workflows import workflow_versions, workflows
+
+__all__ = [
+    "api_keys",
+    "audit_logs",
+    "execution_events",
+    "execution_inbox",
+    "execution_steps",
+    "executions",
+    "idempotency_keys",
+    "memberships",
+    "metadata",
+    "organizations",
+    "refresh_tokens",
+    "step_attempts",
+    "stream_tickets",
+    "users",
+    "workers",
+    "workflow_versions",
+    "workflows",
+]

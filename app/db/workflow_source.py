@@ -1,0 +1,39 @@
+"""Workflow versions for the engine, and the version a new execution uses: one round trip each."""
+
+from dataclasses import dataclass
+
+from app.db.link import PIN_PLANS, Connect, Link
+from app.domain.jsontext import JSON, decode
+
+DEFINITION = "SELECT definition FROM workflow_versions WHERE org_id = $1 AND workflow_id = $2 AND version = $3"
+
+HEAD = """
+SELECT coalesce(w.published_version, w.latest_version) AS version, w.archived_at IS NOT NULL AS archived
+  FROM workflows w WHERE w.org_id = $1 AND w.id = $2"""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowHead:
+    """The version that new executions use: the published one, else the newest draft."""
+
+    version: int
+    archived: bool
+
+
+class WorkflowSource:
+    """Implements `app.engine.ports.DefinitionSource`."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._link = Link(connect, PIN_PLANS)
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def definition(self, org_id: str, workflow_id: str, version: int) -> JSON:
+        rows = await self._link.read(DEFINITION, org_id, workflow_id, version)
+        return decode(rows[0]["definition"]) if rows else None
+
+    async def head(self, org_id: str, workflow_id: str) -> WorkflowHead | None:
+        """None if the organisation has no such workflow."""
+        rows = await self._link.read(HEAD, org_id, workflow_id)
+        return WorkflowHead(rows[0]["version"], rows[0]["archived"]) if rows else None

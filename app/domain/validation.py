@@ -1,0 +1,294 @@
+"""Every problem of a definition at once, each with a stable code and a JSON pointer; none left: a compiled workflow.
+
+Checked in order of meaning: the shape of the document, names and edges, step settings against their types, expressions.
+A problem in one part does not hide those of another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from jsonschema_rs import Validator
+from pydantic import ValidationError
+
+from app.domain.compiled import CompiledStep, CompiledWorkflow
+from app.domain.definition import RetryPolicy, StepDefinition, WorkflowDefinition, split_need
+from app.domain.errors import Problem
+from app.domain.expressions import (
+    Environment,
+    Template,
+    compile_condition,
+    compile_template,
+    escape,
+    is_template,
+)
+from app.domain.graph import Edge, ancestors, cycle_members, depth, topological_order
+from app.domain.jsontext import JSON, encode
+from app.domain.schemas import UnsupportedSchema, compile_schema, schema_problems
+from app.domain.steps import Effect, StepSpec
+
+MAX_EDGES, MAX_PARENTS, MAX_DEPTH = 2_000, 32, 200
+
+_SHAPE_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+
+
+class StepCatalog(Protocol):
+    """The step types a definition may use."""
+
+    def spec(self, step_type: str) -> StepSpec | None:
+        """The declaration of a type, None if there is none of that name."""
+
+    def check(self, step_type: str, config: Mapping[str, Any]) -> list[Problem]:
+        """Problems of `with` beyond its schema; pointers relative to `with`."""
+
+    def missing_setup(self, step_type: str, config: Mapping[str, Any]) -> list[Problem]:
+        """What the surroundings lack for this `with` now; it does not make a definition wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The result of a check: a workflow ready to run, or (None) the problems that keep it from running."""
+
+    workflow: CompiledWorkflow | None
+    problems: list[Problem]
+
+
+def check_definition(document: object, catalog: StepCatalog) -> Checked:
+    """Check a document as users write it; never raises for anything in it."""
+    return _Check(catalog).run(document)
+
+
+@dataclass(slots=True)
+class _Check:
+    catalog: StepCatalog
+    problems: list[Problem] = field(default_factory=list)
+
+    def run(self, document: object) -> Checked:
+        if not isinstance(document, dict):
+            return Checked(None, [Problem("validation_error", "A workflow is an object with `name` and `steps`")])
+        definition = self._shape(document)
+        steps = self._parsed_steps(document)
+        parents = self._edges(steps, _all_ids(document))
+        order = topological_order(parents)
+        self._cycles(parents, steps)
+        upstream = ancestors(parents, order)
+        if depth(parents, order) > MAX_DEPTH:
+            self._problem("graph_too_large", f"The longest path has more than {MAX_DEPTH} steps", "/steps")
+        environment = Environment(_all_ids(document))
+        compiled = {
+            step.id: self._step(step, index, order, upstream.get(step.id, frozenset(parents)), environment)
+            for index, step in steps.items()
+        }
+        every = frozenset(parents)
+        output = self._template(document.get("output"), environment, every, "/output")
+        risk = self._template(document.get("risk_score"), environment, every, "/risk_score")
+        validator = self._input_schema(document.get("input"))
+        if self.problems or definition is None:
+            return Checked(None, self.problems)
+        ready = tuple(step for step in (compiled[step_id] for step_id in order) if step is not None)
+        return Checked(_workflow(definition, ready, output, risk, validator), [])
+
+    def _shape(self, document: dict[str, Any]) -> WorkflowDefinition | None:
+        try:
+            return WorkflowDefinition.model_validate(document)
+        except ValidationError as error:
+            for item in error.errors(include_url=False, include_input=False, include_context=False):
+                self.problems.append(_shape_problem(item["loc"], item["type"], item["msg"]))
+            return None
+
+    def _parsed_steps(self, document: dict[str, Any]) -> dict[int, StepDefinition]:
+        """The steps whose own shape is right, by position; a repeated id is a problem and counts once."""
+        parsed: dict[int, StepDefinition] = {}
+        seen: set[str] = set()
+        raw = document.get("steps")
+        for index, item in enumerate(raw[:500] if isinstance(raw, list) else []):
+            try:
+                step = StepDefinition.model_validate(item)
+            except ValidationError:
+                continue
+            if step.id in seen:
+                self._problem("duplicate_step_id", f"Another step is already called '{step.id}'", f"/steps/{index}/id")
+                continue
+            seen.add(step.id)
+            parsed[index] = step
+        return parsed
+
+    def _edges(self, steps: Mapping[int, StepDefinition], known: frozenset[str]) -> dict[str, list[str]]:
+        """Parents by step id, wrong needs left out."""
+        by_id = {step.id: step for step in steps.values()}
+        parents: dict[str, list[str]] = {}
+        for index, step in steps.items():
+            parents[step.id] = []
+            seen: set[str] = set()
+            for position, need in enumerate(step.needs):
+                problem = self._need_problem(step, need, seen, by_id, known)
+                seen.add(need)
+                if problem is not None:
+                    self._problem(*problem, f"/steps/{index}/needs/{position}")
+                elif split_need(need)[0] in by_id:
+                    parents[step.id].append(split_need(need)[0])
+            if len(step.needs) > MAX_PARENTS:
+                self._problem("graph_too_large", f"A step has at most {MAX_PARENTS} needs", f"/steps/{index}/needs")
+        if sum(len(needs) for needs in parents.values()) > MAX_EDGES:
+            self._problem("graph_too_large", f"A workflow has at most {MAX_EDGES} edges", "/steps")
+        return parents
+
+    def _need_problem(
+        self,
+        step: StepDefinition,
+        need: str,
+        seen: set[str],
+        by_id: Mapping[str, StepDefinition],
+        known: frozenset[str],
+    ) -> tuple[str, str] | None:
+        parent, port = split_need(need)
+        if parent == step.id:
+            return "graph_self_loop", f"Step '{step.id}' needs itself"
+        if parent not in known:
+            return "unknown_step", f"'{need}' names no step of this workflow"
+        if need in seen:
+            return "duplicate_edge", f"'{need}' is needed twice"
+        spec = self.catalog.spec(by_id[parent].type) if parent in by_id else None
+        if port is None or spec is None:
+            return None
+        ports = spec.ports(by_id[parent].config)
+        if port in ports:
+            return None
+        named = ", ".join(sorted(ports)) or "none"
+        return "unknown_port", f"Step '{parent}' has no port '{port}' (its ports: {named})"
+
+    def _cycles(self, parents: Mapping[str, list[str]], steps: Mapping[int, StepDefinition]) -> None:
+        members = cycle_members(parents)
+        for index, step in steps.items():
+            if step.id in members:
+                others = ", ".join(name for name in parents[step.id] if name in members)
+                self._problem(
+                    "graph_cycle", f"{step.id} needs {others}, which needs it in turn", f"/steps/{index}/needs"
+                )
+
+    def _step(
+        self, step: StepDefinition, index: int, order: list[str], upstream: frozenset[str], environment: Environment
+    ) -> CompiledStep | None:
+        at = f"/steps/{index}"
+        config = self._template(step.config, environment, upstream, f"{at}/with") or Template({}, constant=True)
+        condition = None
+        if step.condition is not None:
+            condition = compile_condition(step.condition, environment, upstream, f"{at}/if", self.problems)
+        if step.run_if == "any_failed" and not step.needs:
+            self._problem("run_if_without_needs", "`run_if: any_failed` looks at the steps in `needs`", f"{at}/run_if")
+        spec = self.catalog.spec(step.type)
+        if spec is None:
+            self._problem("unknown_step_type", f"There is no step type '{step.type}'", f"{at}/type")
+            return None
+        self._config(step, spec, f"{at}/with")
+        effect = spec.effect_of(step.config)
+        return CompiledStep(
+            definition=step,
+            spec=spec,
+            number=order.index(step.id) + 1 if step.id in order else 0,
+            edges=tuple(Edge(*split_need(need)) for need in step.needs),
+            upstream=upstream,
+            condition=condition,
+            config=config,
+            effect=effect,
+            retry=step.retry or _default_retry(spec, effect),
+            timeout=spec.timeout if step.timeout is None else step.timeout,
+        )
+
+    def _config(self, step: StepDefinition, spec: StepSpec, at: str) -> None:
+        """Check `with` by its type's schema, leaving alone what only a run will know."""
+        found = [
+            problem
+            for problem in schema_problems(compile_schema(dict(spec.config_schema)), step.config, "invalid_config")
+            if not _has_template(step.config, problem.pointer)
+        ]
+        for problem in found or self.catalog.check(step.type, step.config):
+            self._problem(problem.code, problem.detail, at + problem.pointer)
+
+    def _template(
+        self, value: Any, environment: Environment, upstream: frozenset[str], pointer: str
+    ) -> Template | None:
+        if value is None:
+            return None
+        return compile_template(value, environment, upstream, pointer, self.problems)
+
+    def _input_schema(self, schema: object) -> Validator | None:
+        if not isinstance(schema, dict | bool):
+            return None
+        try:
+            return compile_schema(schema)
+        except UnsupportedSchema as error:
+            self._problem("unsupported_schema", f"`input` is no JSON Schema we can use: {error}", "/input")
+            return None
+
+    def _problem(self, code: str, detail: str, pointer: str) -> None:
+        self.problems.append(Problem(code, detail, pointer))
+
+
+def _all_ids(document: Mapping[str, Any]) -> frozenset[str]:
+    """Every id written in the document, so that a step broken elsewhere does not make its references look wrong."""
+    raw = document.get("steps")
+    items = raw[:500] if isinstance(raw, list) else []
+    ids = (item.get("id") for item in items if isinstance(item, dict))
+    return frozenset(name for name in ids if isinstance(name, str) and name.isidentifier() and name.isascii())
+
+
+def _shape_problem(location: tuple[int | str, ...], kind: str, message: str) -> Problem:
+    pointer = "".join(f"/{escape(token)}" for token in location)
+    code = _SHAPE_CODES.get(kind, "invalid_value")
+    if location == ("steps",):
+        code = {"too_short": "graph_empty", "too_long": "graph_too_large"}.get(kind, code)
+    elif kind == "string_pattern_mismatch" and location[-1] == "id":
+        code = "invalid_step_id"
+    return Problem(code, message.removeprefix("Value error, "), pointer)
+
+
+def _has_template(config: Any, pointer: str) -> bool:
+    """True if the value at a pointer is an expression, or has one in it that could still make it right."""
+    for token in pointer.split("/")[1:]:
+        key = token.replace("~1", "/").replace("~0", "~")
+        config = config[int(key)] if isinstance(config, list) else config[key]
+        if is_template(config):
+            return True
+    return bool(pointer) and _contains_template(config)
+
+
+def _contains_template(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_contains_template(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_contains_template(item) for item in value)
+    return is_template(value)
+
+
+def _default_retry(spec: StepSpec, effect: Effect) -> RetryPolicy:
+    """A type's own policy; but what must happen once is not tried again unless the author says so."""
+    return spec.retry.model_copy(update={"max_attempts": 1}) if effect is Effect.ONCE else spec.retry
+
+
+def _workflow(
+    definition: WorkflowDefinition,
+    steps: tuple[CompiledStep, ...],
+    output: Template | None,
+    risk: Template | None,
+    validator: Validator | None,
+) -> CompiledWorkflow:
+    parents = {edge.parent for step in steps for edge in step.edges}
+    graph: JSON = {
+        "nodes": [
+            {"id": step.id, "name": step.definition.title, "type": step.definition.type, "step_number": step.number}
+            for step in steps
+        ],
+        "edges": [{"from": edge.parent, "port": edge.port, "to": step.id} for step in steps for edge in step.edges],
+        "order": [step.id for step in steps],
+    }
+    return CompiledWorkflow(
+        definition=definition,
+        steps=steps,
+        by_id={step.id: step for step in steps},
+        sinks=tuple(step.id for step in steps if step.id not in parents),
+        output=output,
+        risk_score=risk,
+        input_validator=validator,
+        graph_text=encode(graph),
+    )

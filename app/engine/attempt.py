@@ -1,0 +1,169 @@
+"""One attempt of one step: its time limit, its cancellation, and how it ended."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app import clock
+from app.domain import events
+from app.domain.compiled import CompiledStep
+from app.domain.errors import Failure, clean_text, failure_of
+from app.domain.events import EventData
+from app.domain.jsontext import JSON, NotJson, decode, encode
+from app.domain.snapshot import Aborted, Failed, Outcome, Slept, Succeeded
+from app.domain.steps import Done, Sleep
+from app.engine.step_types import StepType
+
+DELTA_SECONDS = 0.1
+
+Say = Callable[[str, str, EventData], None]
+"""Adds an event: step id, type, data."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRules:
+    """What happens to an output before anything else sees it: known secret values are cut out, size is capped."""
+
+    max_bytes: int
+    secrets: tuple[str, ...] = ()
+
+    def scrub(self, text: str) -> str:
+        for secret in self.secrets:
+            if secret in text:
+                text = text.replace(secret, "[secret]")
+        return text
+
+    def text(self, value: JSON) -> str:
+        """The JSON text to record; raises NotJson or OutputTooLarge."""
+        text = self.scrub(encode(value))
+        if len(text) > self.max_bytes or len(text.encode()) > self.max_bytes:
+            raise OutputTooLarge(f"The output is larger than {self.max_bytes} bytes")
+        return text
+
+
+class OutputTooLarge(ValueError):
+    """An output over the limit."""
+
+
+class AttemptContext:
+    """The StepContext of one attempt. Safe to use from the step's own threads."""
+
+    def __init__(
+        self, *, execution_id: str, org_id: str, step_id: str, attempt: int, idempotency_key: str, say: Say
+    ) -> None:
+        self.execution_id = execution_id
+        self.org_id = org_id
+        self.step_id = step_id
+        self.attempt = attempt
+        self.idempotency_key = idempotency_key
+        self.cancelled = False
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._text: list[str] = []
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._last_progress = 0.0
+        self._closed = False
+
+    def log(self, message: str, level: str = "info") -> None:
+        known = level if level in {"debug", "info", "warning", "error"} else "info"
+        self._post("step_log", events.StepLog(level=known, message=clean_text(message)))  # type: ignore[typeddict-item]
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        at = clock.monotonic()
+        if at - self._last_progress < DELTA_SECONDS and fraction < 1:
+            return
+        self._last_progress = at
+        bounded = min(max(fraction, 0.0), 1.0)
+        self._post("step_progress", events.StepProgress(fraction=bounded, message=clean_text(message)))
+
+    def token(self, text: str) -> None:
+        self._on_loop(self._gather, clean_text(text))
+
+    def tool_call(self, name: str, arguments: JSON) -> None:
+        self._post("tool_call", events.ToolCall(name=clean_text(name), arguments=arguments))
+
+    def close(self) -> None:
+        """Send what is gathered; whatever is said later is dropped."""
+        self._flush()
+        self._closed = True
+
+    def _post(self, kind: str, data: EventData) -> None:
+        self._on_loop(self._deliver, kind, data)
+
+    def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        if threading.get_ident() == self._thread:
+            callback(*arguments)
+        else:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _deliver(self, kind: str, data: EventData) -> None:
+        if not self._closed:
+            self._flush()
+            self._say(self.step_id, kind, data)
+
+    def _gather(self, text: str) -> None:
+        self._text.append(text)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(DELTA_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        if self._text and not self._closed:
+            text, self._text = "".join(self._text), []
+            self._say(self.step_id, "token_delta", events.TokenDelta(text=text))
+
+
+def idempotency_key(root_id: str, path: str, config: Mapping[str, Any]) -> str:
+    """The same over retries, crashes and replays of one step with one resolved `with`."""
+    digest = hashlib.sha256(f"{root_id}\x00{path}\x00{encode(dict(config))}".encode())
+    return digest.hexdigest()[:40]
+
+
+async def run_attempt(
+    step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
+) -> Outcome:
+    """Make the attempt and say how it ended; only cancellation by the owner leaves it as an exception."""
+    try:
+        async with asyncio.timeout(step.timeout) as limit:
+            result = await step_type.run(context, config)
+        return _outcome(result, rules)
+    except asyncio.CancelledError:
+        if context.cancelled:
+            return Aborted()
+        raise
+    except TimeoutError as error:
+        if limit.expired():
+            message = f"Step '{step.id}' did not end within its timeout of {step.timeout:g} s"
+            return _failed(Failure("step_timeout", message), rules)
+        return _failed(failure_of(error), rules)
+    except NotJson as error:
+        message = f"The output of step '{step.id}' is not JSON: {error}"
+        return _failed(Failure("output_not_json", message, retryable=False), rules)
+    except OutputTooLarge as error:
+        return _failed(Failure("output_too_large", f"Step '{step.id}': {error}", retryable=False), rules)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a step raises is that step's failure
+        return _failed(failure_of(error), rules)
+    finally:
+        context.close()
+
+
+def _outcome(result: Done | Sleep, rules: OutputRules) -> Outcome:
+    text = rules.text(result.output)
+    output = decode(text)
+    match result:
+        case Sleep():
+            return Slept(result.seconds, output, text)
+        case Done():
+            agent = None if result.agent_result is None else decode(rules.text(result.agent_result))
+            return Succeeded(output, text, result.ports, result.usage, agent)
+
+
+def _failed(failure: Failure, rules: OutputRules) -> Failed:
+    message = clean_text(rules.scrub(failure.message))
+    return Failed(Failure(failure.code, message, failure.retryable, failure.retry_after), clock.jitter())

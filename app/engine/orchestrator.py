@@ -1,0 +1,185 @@
+"""The main path: claim → drive (plan → record → run) → until done. One per process; all processes are equal.
+
+A nudge only wakes the claimer, and there is one claim query, so executions are found the same way whether they were
+just accepted here, woke from a wait, were accepted elsewhere, or were handed back by the rescuer.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from app.domain.errors import Failure, Problems
+from app.engine.attempt import OutputRules
+from app.engine.definitions import Definitions
+from app.engine.driver import Driver, DriverPorts
+from app.engine.leases import Leases
+from app.engine.ports import Claim, Doorbell, ExecutionQueue, Recorder, WorkerRegistry
+from app.engine.rescuer import Rescuer
+from app.engine.service import Service
+from app.engine.step_types import StepType
+
+CLAIM_BATCH = 200
+TIMED_WAKE_SECONDS = 60.0
+"""Sleeps shorter than this are woken to the moment by the process that put them to sleep; longer ones by the scan."""
+
+log = structlog.get_logger("engine")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Durations in seconds."""
+
+    lease_ttl: float
+    scan_interval: float
+    max_running: int
+    max_recoveries: int
+    drain_budget: float
+    cancel_grace: float
+    output_rules: OutputRules
+
+
+class Orchestrator:
+    """Claims executions and drives them. Start it, nudge it, drain it."""
+
+    def __init__(
+        self,
+        *,
+        queue: ExecutionQueue,
+        registry: WorkerRegistry,
+        recorder: Recorder,
+        definitions: Definitions,
+        step_type: Callable[[str], StepType],
+        doorbell: Doorbell,
+        settings: EngineSettings,
+    ) -> None:
+        self._queue = queue
+        self._definitions = definitions
+        self._settings = settings
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._drivers: dict[str, Driver] = {}
+        self._draining = False
+        self._leases = Leases(registry, settings.lease_ttl, self._abandon)
+        self._ports = DriverPorts(
+            recorder=recorder,
+            step_type=step_type,
+            read_mail=queue.mail,
+            lease_trusted=self._leases.until_trusted,
+            rules=settings.output_rules,
+            cancel_grace=settings.cancel_grace,
+        )
+        self._claimer = Service("claimer", self._claim, settings.scan_interval)
+        self._postman = Service("postman", self._look_for_mail, settings.scan_interval)
+        self._rescuer = Rescuer(registry, self._leases, self._claimer, settings.scan_interval)
+        doorbell.on_ring("work", lambda _: self.nudge())
+        doorbell.on_ring("inbox", self._mail_arrived)
+
+    async def start(self) -> None:
+        """Register this process as a worker and begin to claim."""
+        await self._leases.start()
+        for service in self._services:
+            service.start()
+
+    def nudge(self) -> None:
+        """There may be something to claim."""
+        self._claimer.wake()
+
+    @property
+    def lease_trusted(self) -> bool:
+        """Nobody can have taken over what this process drives."""
+        return self._leases.trusted
+
+    @property
+    def running(self) -> int:
+        """Executions driven by this process now."""
+        return len(self._tasks)
+
+    def stop_claiming(self) -> None:
+        """Take nothing more on; what runs goes on."""
+        self._draining = True
+
+    async def drain(self) -> None:
+        """Claim nothing more, let running executions finish within the budget, hand the rest to other processes."""
+        self.stop_claiming()
+        for service in self._services:
+            await service.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=self._settings.drain_budget)
+        self._abandon(self._leases.worker_id)
+        await self._leases.stop()
+
+    @property
+    def _services(self) -> tuple[Service, ...]:
+        return (self._claimer, self._postman, self._rescuer.service)
+
+    async def _claim(self) -> None:
+        while not self._draining and self._leases.trusted:
+            room = min(self._settings.max_running - len(self._tasks), CLAIM_BATCH)
+            if room <= 0:
+                return
+            claims = await self._queue.claim(self._leases.worker_id, room)
+            for claim in claims:
+                task = asyncio.create_task(self._drive(claim), name=claim.id)
+                self._tasks[claim.id] = task
+                task.add_done_callback(partial(self._ended, claim.id))
+            if len(claims) < room:
+                return
+
+    async def _drive(self, claim: Claim) -> None:
+        try:
+            workflow = await self._definitions.get(claim.org_id, claim.workflow_id, claim.workflow_version)
+        except Problems as error:
+            await self._ports.give_up(claim, Failure("workflow_invalid", error.detail, retryable=False))
+            return
+        if claim.recoveries >= self._settings.max_recoveries:
+            await self._ports.give_up(claim, _poison(claim.recoveries))
+            return
+        driver = self._drivers[claim.id] = Driver(claim, workflow, self._ports)
+        try:
+            await driver.run()
+        except Exception:
+            log.exception("driver_failed", execution_id=claim.id)
+            message = "Stepstream itself failed while driving this execution; its log has the details"
+            await driver.give_up(Failure("internal_error", message, retryable=False))
+
+    def _ended(self, execution_id: str, task: "asyncio.Task[None]") -> None:
+        if self._tasks.get(execution_id) is not task:
+            return
+        del self._tasks[execution_id]
+        driver = self._drivers.pop(execution_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("execution_abandoned", execution_id=execution_id, error=repr(error))
+        if len(self._tasks) + 1 >= self._settings.max_running:
+            self.nudge()
+        sleep = None if driver is None else driver.sleep_seconds
+        if sleep is not None and sleep <= TIMED_WAKE_SECONDS:
+            asyncio.get_running_loop().call_later(sleep, self.nudge)
+
+    def _mail_arrived(self, execution_ids: Sequence[str]) -> None:
+        for execution_id in execution_ids:
+            driver = self._drivers.get(execution_id)
+            if driver is not None:
+                driver.ring()
+        if not execution_ids or any(execution_id not in self._drivers for execution_id in execution_ids):
+            self.nudge()
+            self._postman.wake()
+
+    async def _look_for_mail(self) -> None:
+        for execution_id in await self._queue.with_mail(self._leases.worker_id):
+            if (driver := self._drivers.get(execution_id)) is not None:
+                driver.ring()
+
+    def _abandon(self, worker_id: str) -> None:
+        """Stop driving everything without writing: what `worker_id` owned is, or will be, another worker's."""
+        tasks, self._tasks, self._drivers = self._tasks, {}, {}
+        for task in tasks.values():
+            task.cancel()
+        if tasks:
+            log.warning("executions_handed_over", count=len(tasks), worker_id=worker_id)
+
+
+def _poison(recoveries: int) -> Failure:
+    message = f"The worker running this execution died {recoveries} times in a row; it is not tried again"
+    return Failure("poison", message, retryable=False)

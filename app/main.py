@@ -1,0 +1,261 @@
+"""The composition root of the server: every part is made here, once, and given what it needs."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.middleware.cors import CORSMiddleware
+
+from app import clock, metrics
+from app.api.edge import Edge
+from app.api.errors import add_error_handlers
+from app.api.openapi import describe
+from app.api.operations import operations
+from app.api.pagination import Cursors
+from app.api.v1 import api_keys, audit_logs, auth, executions, step_types, streams, workflows
+from app.auth.authenticator import Authenticator
+from app.auth.passwords import Passwords
+from app.auth.secret import derive, derive_password
+from app.auth.sessions import Sessions
+from app.auth.throttle import SignInThrottle
+from app.auth.tickets import StreamTickets
+from app.auth.tokens import AccessTokens
+from app.db import selfcheck
+from app.db.credentials import Credentials
+from app.db.doorbell import PostgresDoorbell
+from app.db.engines import api_engine, auth_engine, connect
+from app.db.event_log import PostgresEventLog
+from app.db.queue import Queue
+from app.db.recorder import GroupRecorder
+from app.db.tenancy import Tenancy
+from app.db.urls import API, AUTH, ENGINE, LOGINS, role_url
+from app.db.workers import Workers
+from app.db.workflow_source import WorkflowSource
+from app.engine.attempt import OutputRules
+from app.engine.definitions import Definitions
+from app.engine.orchestrator import EngineSettings, Orchestrator
+from app.services import Services
+from app.services.api_keys import ApiKeys
+from app.services.audit import Audit
+from app.services.executions import Executions
+from app.services.health import Health
+from app.services.identity import Identity
+from app.services.streams import Streams
+from app.services.workflows import Workflows
+from app.settings import Settings
+from app.steps.registry import StepRegistry, default_registry
+from app.streaming.hub import Hub
+from app.streaming.poller import Poller
+
+VERSION = "0.1.0"
+
+log = structlog.get_logger("server")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A running process: its use cases and its engine."""
+
+    services: Services
+    orchestrator: Orchestrator
+
+    def begin_drain(self) -> None:
+        """Refuse new requests and end streams at once; running executions go on until the drain budget is used up."""
+        self.orchestrator.stop_claiming()
+        self.services.streams.draining.set()
+
+
+def create_app(settings: Settings, admin_url: str | None = None) -> FastAPI:
+    """The ASGI app. `admin_url` names the database when the settings do not: the embedded one."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            runtime = await start(settings, admin_url, stack)
+            app.state.runtime, app.state.services = runtime, runtime.services
+            yield
+            runtime.begin_drain()
+
+    app: FastAPI = FastAPIOffline(
+        title="Stepstream",
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        static_url="/docs-assets",
+        swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True, "tryItOutEnabled": True},
+    )
+    app.state.settings = settings
+    app.state.cursors = Cursors(derive(settings.secret, "cursor"))
+    add_error_handlers(app)
+    add_routes(app)
+    add_middleware(app, settings)
+    describe(app)
+    return app
+
+
+def add_routes(app: FastAPI) -> None:
+    """Every resource under /api/v1, operations at the root."""
+    prefix = "/api/v1"
+    for resource in (
+        auth.router,
+        workflows.router,
+        executions.of_workflow,
+        executions.executions,
+        streams.events,
+        streams.sockets,
+        step_types.router,
+        api_keys.router,
+        audit_logs.router,
+    ):
+        app.include_router(resource, prefix=prefix)
+    app.include_router(operations)
+
+
+def add_middleware(app: FastAPI, settings: Settings) -> None:
+    """CORS for the configured origins; the edge goes outermost."""
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["ETag", "Link", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(
+        Edge,
+        draining=lambda: _draining(app),
+        max_body=settings.max_body,
+        max_workflow_body=settings.max_workflow_body,
+    )
+
+
+def _draining(app: FastAPI) -> bool:
+    runtime: Runtime | None = getattr(app.state, "runtime", None)
+    return runtime is not None and runtime.services.streams.draining.is_set()
+
+
+async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack) -> Runtime:
+    """Make and start everything; `stack` stops it in the opposite order. Refuses a database that is not safe to use."""
+    urls = {role: role_url(settings, role, partial(derive_password, settings.secret), admin_url) for role in LOGINS}
+    for warning in await selfcheck.check(urls):
+        log.warning(warning)
+    steps = default_registry(settings)
+    stack.push_async_callback(steps.aclose)
+    storage = await open_storage(settings, urls, stack)
+    definitions = Definitions(storage.source, steps)
+    orchestrator = Orchestrator(
+        queue=storage.queue,
+        registry=storage.workers,
+        recorder=storage.recorder,
+        definitions=definitions,
+        step_type=steps.__getitem__,
+        doorbell=storage.doorbell,
+        settings=engine_settings(settings),
+    )
+    await orchestrator.start()
+    stack.push_async_callback(orchestrator.drain)
+    metrics.executions_running.set_function(lambda: orchestrator.running)
+    metrics.stream_subscribers.set_function(lambda: storage.hub.subscribers)
+    return Runtime(make_services(settings, storage, orchestrator, definitions, steps), orchestrator)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Everything that talks to the database, each on connections of its own kind."""
+
+    api_pool: AsyncEngine
+    auth_pool: AsyncEngine
+    tenancy: Tenancy
+    source: WorkflowSource
+    log: PostgresEventLog
+    queue: Queue
+    workers: Workers
+    hub: Hub
+    doorbell: PostgresDoorbell
+    recorder: GroupRecorder
+
+
+async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExitStack) -> Storage:
+    """Open the pools, the recorder, the doorbell and the poller."""
+    sender = clock.new_id("process")
+    dedicated = partial(connect, urls[ENGINE], "stepstream-engine")
+    api_pool, auth_pool = api_engine(urls[API], settings.api_pool_size), auth_engine(urls[AUTH])
+    tenancy, hub = Tenancy(api_pool), Hub()
+    storage = Storage(
+        api_pool=api_pool,
+        auth_pool=auth_pool,
+        tenancy=tenancy,
+        source=WorkflowSource(dedicated),
+        log=PostgresEventLog(tenancy, dedicated),
+        queue=Queue(dedicated),
+        workers=Workers(partial(connect, urls[ENGINE], "stepstream-lease")),
+        hub=hub,
+        doorbell=PostgresDoorbell(partial(connect, urls[ENGINE], "stepstream-doorbell"), sender),
+        recorder=GroupRecorder(dedicated, hub, sender=sender, writers=settings.writers, on_flush=metrics.observe_flush),
+    )
+    for close in (api_pool.dispose, auth_pool.dispose, storage.source.close, storage.log.close, storage.queue.close):
+        stack.push_async_callback(close)
+    stack.push_async_callback(storage.workers.close)
+    storage.doorbell.on_ring("events", hub.moved)
+    poller = Poller(hub, storage.log, settings.scan_interval)
+    storage.recorder.start()
+    stack.push_async_callback(storage.recorder.stop)
+    poller.service.start()
+    stack.push_async_callback(poller.service.stop)
+    storage.doorbell.service.start()
+    stack.push_async_callback(storage.doorbell.close)
+    return storage
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """The engine's part of the settings."""
+    return EngineSettings(
+        lease_ttl=settings.lease_ttl,
+        scan_interval=settings.scan_interval,
+        max_running=settings.max_running,
+        max_recoveries=settings.max_recoveries,
+        drain_budget=settings.drain_budget,
+        cancel_grace=settings.cancel_grace,
+        output_rules=OutputRules(settings.max_output, settings.secret_values),
+    )
+
+
+def make_services(
+    settings: Settings, storage: Storage, orchestrator: Orchestrator, definitions: Definitions, steps: StepRegistry
+) -> Services:
+    """The use cases, on the storage and the engine."""
+    credentials = Credentials(storage.auth_pool)
+    tokens = AccessTokens(settings.secret, settings.access_token_ttl)
+    authenticator = Authenticator(credentials, tokens)
+    passwords = Passwords()
+    sessions = Sessions(credentials, tokens, passwords, SignInThrottle(), refresh_ttl=settings.refresh_token_ttl)
+    tenancy = storage.tenancy
+    audit, streams_service = Audit(tenancy), Streams(tenancy, storage.hub, storage.log)
+    return Services(
+        authenticator=authenticator,
+        tickets=StreamTickets(credentials, authenticator),
+        identity=Identity(sessions=sessions, passwords=passwords, credentials=credentials, tenancy=tenancy),
+        api_keys=ApiKeys(tenancy, audit),
+        audit=audit,
+        workflows=Workflows(tenancy, definitions, steps, audit),
+        executions=Executions(
+            tenancy=tenancy,
+            workflows=storage.source,
+            definitions=definitions,
+            recorder=storage.recorder,
+            audit=audit,
+            nudge=orchestrator.nudge,
+        ),
+        streams=streams_service,
+        health=Health(
+            storage.api_pool,
+            storage.queue.depth,
+            lambda: orchestrator.lease_trusted,
+            streams_service.draining.is_set,
+        ),
+    )

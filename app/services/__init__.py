@@ -1,0 +1,28 @@
+"""The use cases, shared by API, CLI and whatever else drives the product. Wired once, by the root."""
+
+from dataclasses import dataclass
+
+from app.auth.authenticator import Authenticator
+from app.auth.tickets import StreamTickets
+from app.services.api_keys import ApiKeys
+from app.services.audit import Audit
+from app.services.executions import Executions
+from app.services.health import Health
+from app.services.identity import Identity
+from app.services.streams import Streams
+from app.services.workflows import Workflows
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a request may ask for."""
+
+    authenticator: Authenticator
+    tickets: StreamTickets
+    identity: Identity
+    api_keys: ApiKeys
+    audit: Audit
+    workflows: Workflows
+    executions: Executions
+    streams: Streams
+    health: Health

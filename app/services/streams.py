@@ -1,0 +1,52 @@
+"""Following executions: who may, from where, and until when."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from app.db.queries import executions as queries
+from app.db.tenancy import Tenancy
+from app.domain.errors import NotFound
+from app.domain.evolution import Event
+from app.domain.states import ExecutionStatus
+from app.engine.ports import EventLog
+from app.streaming.hub import Hub
+from app.streaming.session import follow
+from app.streaming.waiting import until_terminal
+
+
+class Streams:
+    """Reading and following events within an organisation."""
+
+    def __init__(self, tenancy: Tenancy, hub: Hub, log: EventLog) -> None:
+        self._tenancy = tenancy
+        self._hub = hub
+        self._log = log
+        self.draining = asyncio.Event()
+        """Set when this process stops: every stream ends, and clients go on elsewhere from their cursor."""
+
+    async def check(self, org_id: str, execution_id: str) -> ExecutionStatus:
+        """The status of an execution one may follow; raises NotFound."""
+        async with self._tenancy.transaction(org_id) as connection:
+            row = await queries.get(connection, org_id, execution_id)
+        if row is None:
+            raise NotFound("There is no such execution")
+        return ExecutionStatus(row["status"])
+
+    async def page(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
+        """Recorded events with seq > after; raises NotFound for an unknown execution."""
+        await self.check(org_id, execution_id)
+        return await self._log.read(org_id, execution_id, after, limit)
+
+    async def follow(
+        self, org_id: str, execution_id: str, after: int, status: ExecutionStatus
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        """Batches of events with seq > after, live, until the terminal one; `status` is what `check` answered."""
+        events = follow(self._hub, self._log, org_id, execution_id, after, ended=status.terminal)
+        async with aclosing(events) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def until_terminal(self, org_id: str, execution_id: str, seconds: float) -> bool:
+        """Wait for the end of an execution; False if it did not come in time."""
+        return await until_terminal(self._hub, self._log, org_id, execution_id, seconds)

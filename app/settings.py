@@ -1,0 +1,118 @@
+"""Typed settings, from the environment (prefix STEPSTREAM_) or a `.env` file. Insecure values are refused."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app import clock
+
+DEFAULT_DATA_DIR = Path.home() / ".stepstream"
+SECRET_FILE = "secret.key"  # noqa: S105 - a file name
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message says which and what to do."""
+
+
+class Settings(BaseSettings):
+    """Every knob of a process. Durations are seconds, sizes bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="STEPSTREAM_", env_file=".env", extra="ignore", populate_by_name=True)
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    allowed_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, validation_alias=AliasChoices("STEPSTREAM_ALLOWED_ORIGINS", "ALLOWED_ORIGINS")
+    )
+    log_format: Literal["human", "json"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("STEPSTREAM_DATABASE_URL", "DATABASE_URL")
+    )
+    api_database_url: SecretStr | None = Field(default=None, validation_alias="API_DATABASE_URL")
+    engine_database_url: SecretStr | None = Field(default=None, validation_alias="ENGINE_DATABASE_URL")
+    auth_database_url: SecretStr | None = Field(default=None, validation_alias="AUTH_DATABASE_URL")
+    db_password_file: Path | None = None
+    secret_key_file: Path | None = None
+    api_pool_size: int = Field(default=8, ge=1, le=100)
+    writers: int = Field(default=2, ge=1, le=8, description="Recorder connections.")
+
+    lease_ttl: float = Field(default=30.0, ge=1, le=600)
+    scan_interval: float = Field(default=1.0, ge=0.05, le=60)
+    max_running: int = Field(default=512, ge=1, le=100_000, description="Executions driven at once by this process.")
+    max_recoveries: int = Field(default=5, ge=1, le=100)
+    cancel_grace: float = Field(default=10.0, ge=0, le=600)
+    drain_budget: float = Field(default=20.0, ge=0, le=600)
+
+    access_token_ttl: float = Field(default=600.0, ge=30, le=86_400)
+    refresh_token_ttl: float = Field(default=30 * 86_400.0, ge=60)
+    max_body: int = Field(default=1 << 20, ge=1024)
+    max_workflow_body: int = Field(default=2 << 20, ge=1024)
+    max_output: int = Field(default=1 << 20, ge=1024)
+
+    egress_allow_cidrs: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Private networks that http.request may reach."
+    )
+    egress_ports: Annotated[list[int], NoDecode] = Field(default_factory=lambda: [80, 443])
+    openai_base_url: str | None = Field(default=None, description="An OpenAI-compatible endpoint for `openai:` models.")
+    openai_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("STEPSTREAM_OPENAI_API_KEY", "OPENAI_API_KEY")
+    )
+
+    @field_validator("allowed_origins", "egress_allow_cidrs", "egress_ports", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _no_wildcard(cls, value: list[str]) -> list[str]:
+        if "*" in value:
+            raise ValueError("ALLOWED_ORIGINS lists exact origins; '*' would let any site use a signed-in browser")
+        return value
+
+    @cached_property
+    def secret(self) -> bytes:
+        """The deployment's master secret, from `secret_key_file` or the data directory; raises SettingsError."""
+        path = self.secret_key_file or self.data_dir / SECRET_FILE
+        try:
+            secret = path.read_bytes().strip()
+        except OSError as error:
+            raise SettingsError(
+                f"No secret key at {path}: set STEPSTREAM_SECRET_KEY_FILE to a file of at least 32 random bytes, "
+                "the same for every process of this deployment"
+            ) from error
+        if len(secret) < 32:
+            raise SettingsError(f"The secret key at {path} is too short: it needs at least 32 bytes")
+        return secret
+
+    @property
+    def secret_values(self) -> tuple[str, ...]:
+        """Values that must never appear in an output, an event or an error."""
+        known = (self.openai_api_key, self.database_url)
+        return tuple(secret.get_secret_value() for secret in known if secret is not None and len(secret) >= 6)
+
+    def ensure_data_dir(self) -> None:
+        """Create the data directory (0700) and its secret key (0600) on first use."""
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self.secret_key_file or self.data_dir / SECRET_FILE
+        if not path.exists():
+            write_private(path, clock.new_secret(48))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Create a file that only its owner reads (0600); an existing one is left alone."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "w") as file:
+        file.write(text)

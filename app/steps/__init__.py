@@ -1,0 +1,1 @@
+"""The step library: one small module per family; `registry` gathers them."""

@@ -1,0 +1,235 @@
+"""The `http.request` step: calls an HTTP API and hands on the answer."""
+
+import base64
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+import httpx
+from pydantic import Field, model_validator
+
+from app import clock
+from app.domain.definition import Document
+from app.domain.durations import Duration
+from app.domain.errors import Problem, StepError
+from app.domain.jsontext import JSON, NotJson, decode, encode
+from app.domain.steps import Done, Effect, StepSpec
+from app.engine.step_types import StepContext
+from app.steps.addresses import place
+from app.steps.base import THREE_ATTEMPTS, TypedStep, has_template, invalid_config, pointer
+from app.steps.http_headers import header_problems
+from app.steps.outbound import SAFE_METHODS, Outbound, OutboundRequest, OutboundResponse
+
+MAX_RETRY_AFTER = 3_600.0
+MAX_TIMEOUT = 600.0
+
+_RETRYABLE = frozenset({408, 425, 429})
+# Text only: some codecs of the standard library unpack archives or take time that grows with the square.
+_CHARSET = re.compile(
+    r"charset=\"?(us-ascii|utf-?8|utf-16(?:le|be)?|iso-8859-(?:1[013-6]|[1-9])|windows-125[0-8]|koi8-[ru]"
+    r"|shift_jis|euc-jp|euc-kr|gbk|gb18030|big5)(?![a-z0-9_-])",
+    re.IGNORECASE,
+)
+
+StatusRange = Annotated[str, Field(pattern=r"^([1-5]xx|[1-5][0-9]{2}-[1-5][0-9]{2})$")]
+Status = Annotated[int, Field(strict=True, ge=100, le=599)]
+Scalar = str | int | float | bool
+
+
+class HttpRequestConfig(Document):
+    method: Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    url: str = Field(min_length=1, description="http or https; public addresses, and what the operator has allowed.")
+    headers: dict[str, str] = Field(default_factory=dict, max_length=64)
+    query: dict[str, Scalar | list[Scalar] | None] = Field(
+        default_factory=dict, description="Added to the URL, encoded; null leaves a parameter out."
+    )
+    json_body: Any = Field(default=None, alias="json", description="Sent as JSON; null: no body.")
+    body: str | None = Field(default=None, description="Sent as text.")
+    form: dict[str, Scalar | list[Scalar]] | None = Field(default=None, description="Sent as a web form.")
+    timeout: Duration = Field(default=30.0, description="For all of it: redirects and the body included.")
+    expect_status: tuple[Status | StatusRange, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description='The statuses that are success, such as 404, "4xx", "200-204"; else 2xx.',
+    )
+    follow_redirects: bool = True
+    parse: Literal["auto", "json", "text", "base64"] = Field(
+        default="auto", description="How the body becomes output; auto: JSON if it says so, else text."
+    )
+    max_bytes: int | None = Field(
+        default=None, strict=True, ge=0, description="Largest body; at most what an output may be."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_body(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and sum(value.get(key) is not None for key in ("json", "body", "form")) > 1:
+            raise ValueError("a request has only one of `json`, `body` and `form`")
+        return value
+
+
+class HttpRequestStep(TypedStep[HttpRequestConfig]):
+    """Calls an HTTP API through the guarded door. `max_output` bounds every body, in bytes."""
+
+    config_model = HttpRequestConfig
+    spec = StepSpec(
+        type="http.request",
+        title="HTTP request",
+        description=(
+            "Calls an HTTP API. A status other than 2xx fails the step with `http_status`; 408, 425, 429 and 5xx are "
+            "retried if the step may be. Requests with an effect carry an `Idempotency-Key` that stays the same over "
+            "retries."
+        ),
+        category="connect",
+        icon="globe",
+        effect=Effect.ONCE,
+        config_schema=HttpRequestConfig.model_json_schema(),
+        output_schema={
+            "type": "object",
+            "properties": {
+                "status": {"type": "integer"},
+                "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+                "body": {"description": "JSON or text, by `parse`; null when there is none."},
+                "url": {"type": "string", "description": "Where the answer came from, without its query."},
+                "elapsed_ms": {"type": "integer"},
+            },
+            "required": ["status", "headers", "body", "url", "elapsed_ms"],
+        },
+        retry=THREE_ATTEMPTS,
+        timeout=MAX_TIMEOUT,
+        # No method means GET.
+        safe_when=("method", frozenset({"", "GET", "HEAD"})),
+    )
+
+    def __init__(self, outbound: Outbound, max_output: int) -> None:
+        self._outbound = outbound
+        self._max_output = max_output
+
+    def check(self, config: Mapping[str, Any]) -> list[Problem]:
+        problems = super().check(config)
+        url, headers = config.get("url"), config.get("headers")
+        if isinstance(url, str) and not has_template(url) and (refusal := self._outbound.rule.refusal(url)):
+            problems.append(Problem("url_not_allowed", f"This URL may not be called: {refusal.reason}", "/url"))
+        if isinstance(headers, Mapping):
+            problems += [
+                Problem(found.code, found.detail, pointer(("headers",)) + found.pointer)
+                for found in header_problems(headers)
+            ]
+        return problems
+
+    async def perform(self, context: StepContext, config: HttpRequestConfig) -> Done:
+        request = self._request(context, config)
+        started = clock.monotonic()
+        answer = await self._outbound.send(request)
+        elapsed = clock.monotonic() - started
+        if not _expected(answer.status, config.expect_status):
+            raise _status_error(config.method, answer)
+        output: dict[str, JSON] = {
+            "status": answer.status,
+            "headers": dict(answer.headers),
+            "body": _parsed(answer, config.parse),
+            "url": place(answer.url),
+            "elapsed_ms": round(elapsed * 1000),
+        }
+        return Done(output)
+
+    def _request(self, context: StepContext, config: HttpRequestConfig) -> OutboundRequest:
+        for problem in header_problems(config.headers):
+            raise StepError(f"/headers{problem.pointer}: {problem.detail}", code=problem.code, retryable=False)
+        headers = httpx.Headers({"accept": "*/*", "accept-encoding": "identity", "user-agent": "stepstream"})
+        try:
+            content_type, content = _content(config)
+            url = _with_query(config)
+        except (NotJson, UnicodeError):
+            raise invalid_config("The body or the query has characters that cannot be sent as text") from None
+        if content_type:
+            headers["content-type"] = content_type
+        if config.method not in SAFE_METHODS:
+            headers["idempotency-key"] = context.idempotency_key
+        headers.update(httpx.Headers([(k.encode("ascii"), v.encode("latin-1")) for k, v in config.headers.items()]))
+        return OutboundRequest(
+            method=config.method,
+            url=url,
+            headers=headers,
+            content=content,
+            timeout=min(config.timeout, MAX_TIMEOUT),
+            max_bytes=self._max_output if config.max_bytes is None else min(config.max_bytes, self._max_output),
+            follow_redirects=config.follow_redirects,
+        )
+
+
+def _content(config: HttpRequestConfig) -> tuple[str | None, bytes]:
+    if config.json_body is not None:
+        return "application/json", encode(config.json_body).encode()
+    if config.body is not None:
+        return "text/plain; charset=utf-8", config.body.encode()
+    if config.form is not None:
+        return "application/x-www-form-urlencoded", str(httpx.QueryParams(config.form)).encode()
+    return None, b""
+
+
+def _with_query(config: HttpRequestConfig) -> str:
+    query = {name: value for name, value in config.query.items() if value is not None}
+    if not query:
+        return config.url
+    added = str(httpx.QueryParams(query))
+    return f"{config.url}{'&' if '?' in config.url else '?'}{added}"
+
+
+def _expected(status: int, ranges: tuple[int | str, ...] | None) -> bool:
+    if ranges is None:
+        return 200 <= status < 300
+    for wanted in ranges:
+        low, _, high = str(wanted).replace("xx", "00").partition("-")
+        last = int(low) + 99 if str(wanted).endswith("xx") else int(high or low)
+        if int(low) <= status <= last:
+            return True
+    return False
+
+
+def _status_error(method: str, answer: OutboundResponse) -> StepError:
+    retryable = answer.status in _RETRYABLE or answer.status >= 500
+    try:
+        phrase = f"{answer.status} {HTTPStatus(answer.status).phrase}"
+    except ValueError:
+        phrase = str(answer.status)
+    return StepError(
+        f"{method} {place(answer.url)} answered {phrase}",
+        code="http_status",
+        retryable=retryable,
+        retry_after=retry_after(answer.headers.get("retry-after", "")) if retryable else None,
+    )
+
+
+def retry_after(text: str) -> float | None:
+    """Seconds that a Retry-After header asks for, by number or date, at most an hour; None if it says nothing."""
+    text = text.strip()
+    if text.isdecimal() and len(text) <= 10:
+        return min(float(text), MAX_RETRY_AFTER)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return min(max((moment - clock.now()).total_seconds(), 0.0), MAX_RETRY_AFTER)
+
+
+def _parsed(answer: OutboundResponse, parse: str) -> JSON:
+    if not answer.body:
+        return None
+    kind = answer.headers.get("content-type", "")
+    media = kind.partition(";")[0].strip().lower()
+    if parse == "base64":
+        return base64.b64encode(answer.body).decode("ascii")
+    if parse == "json" or (parse == "auto" and (media == "application/json" or media.endswith("+json"))):
+        try:
+            return decode(answer.body)
+        except NotJson:
+            if parse == "json":
+                detail = f"The answer of {place(answer.url)} is not JSON"
+                raise StepError(detail, code="invalid_response", retryable=False) from None
+    charset = _CHARSET.search(kind)
+    return answer.body.decode(charset[1] if charset else "utf-8", "replace")

@@ -1,0 +1,102 @@
+"""The hub: committed events fan out to bounded per-subscriber queues. It never blocks and never holds back a run.
+
+A subscriber that cannot keep up loses its queue, not events: it is told to read the durable log from its cursor. The
+same word tells subscribers that an execution run by another process has moved.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from app.domain.evolution import Event
+
+QUEUE_LIMIT = 256
+
+
+class Subscription:
+    """One subscriber's bounded queue of one execution's events."""
+
+    def __init__(self, hub: "Hub", execution_id: str) -> None:
+        self._hub = hub
+        self.execution_id = execution_id
+        self._queue: deque[Event] = deque()
+        self._stale = False
+        self._arrived = asyncio.Event()
+
+    def offer(self, events: Sequence[Event]) -> None:
+        """Queue events; too many, and the queue is dropped in favour of a read from the log."""
+        if len(self._queue) + len(events) > QUEUE_LIMIT:
+            self.invalidate()
+        elif not self._stale:
+            self._queue.extend(events)
+            self._arrived.set()
+
+    def invalidate(self) -> None:
+        """The queue is not the whole truth: read the log."""
+        self._queue.clear()
+        self._stale = True
+        self._arrived.set()
+
+    async def take(self) -> list[Event] | None:
+        """Wait for events; None: read the log from your cursor instead."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        if self._stale:
+            self._stale = False
+            return None
+        events = list(self._queue)
+        self._queue.clear()
+        return events
+
+    def close(self) -> None:
+        """Stop receiving; closing twice is fine."""
+        self._hub.forget(self)
+
+
+class Hub:
+    """Implements `app.engine.ports.EventBus`."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._published: dict[str, int] = {}
+
+    def subscribe(self, execution_id: str) -> Subscription:
+        """From now on receive the execution's events; read the log for those before."""
+        subscription = Subscription(self, execution_id)
+        self._subscriptions.setdefault(execution_id, set()).add(subscription)
+        return subscription
+
+    def publish(self, execution_id: str, events: Sequence[Event]) -> None:
+        """Pass on events that this process has committed."""
+        subscribers = self._subscriptions.get(execution_id)
+        if subscribers and events:
+            self._published[execution_id] = events[-1].seq
+            for subscription in subscribers:
+                subscription.offer(events)
+
+    def moved(self, execution_ids: Sequence[str]) -> None:
+        """Some process committed events of these executions (none given: of any)."""
+        for execution_id in execution_ids or list(self._subscriptions):
+            for subscription in self._subscriptions.get(execution_id, ()):
+                subscription.invalidate()
+
+    def caught_up(self, execution_id: str, last_seq: int) -> bool:
+        """True if everything up to `last_seq` went through this hub since somebody subscribed."""
+        return self._published.get(execution_id, 0) >= last_seq
+
+    @property
+    def followed(self) -> list[str]:
+        """Executions with at least one subscriber."""
+        return list(self._subscriptions)
+
+    @property
+    def subscribers(self) -> int:
+        return sum(len(subscriptions) for subscriptions in self._subscriptions.values())
+
+    def forget(self, subscription: Subscription) -> None:
+        remaining = self._subscriptions.get(subscription.execution_id)
+        if remaining is not None:
+            remaining.discard(subscription)
+            if not remaining:
+                del self._subscriptions[subscription.execution_id]
+                self._published.pop(subscription.execution_id, None)

@@ -1,0 +1,67 @@
+"""One subscriber's view of one execution: every event once, in order, from any cursor, until the terminal one.
+
+Subscribe first, then backfill from the durable log, drop duplicates by seq, then go live. Whenever the live queue has a
+hole (overflow, another process, a lost doorbell) the session reads the log from its cursor again, so a late, slow or
+reconnecting subscriber misses nothing.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from app.domain.events import TERMINAL_TYPES
+from app.domain.evolution import Event
+from app.engine.ports import EventLog
+from app.streaming.hub import Hub, Subscription
+
+PAGE = 500
+
+
+async def follow(
+    hub: Hub, log: EventLog, org_id: str, execution_id: str, after: int = 0, *, ended: bool = False
+) -> AsyncGenerator[Sequence[Event], None]:
+    """Batches of events with seq > `after`, gapless; ends behind the terminal event. Close the iterator when done.
+
+    With `ended` the execution is known to be over: what the log holds is all there will be.
+    """
+    if ended:
+        async for stored in _stored(log, org_id, execution_id, after):
+            yield stored
+        return
+    subscription = hub.subscribe(execution_id)
+    subscription.invalidate()
+    try:
+        async with aclosing(_batches(subscription, log, org_id, after)) as batches:
+            async for batch in batches:
+                yield batch
+                if batch[-1].type in TERMINAL_TYPES:
+                    return
+    finally:
+        subscription.close()
+
+
+async def _batches(
+    subscription: Subscription, log: EventLog, org_id: str, cursor: int
+) -> AsyncGenerator[Sequence[Event], None]:
+    while True:
+        live = await subscription.take()
+        fresh = None if live is None else _continuing(live, cursor)
+        if fresh is not None:
+            if fresh:
+                cursor = fresh[-1].seq
+                yield fresh
+            continue
+        async for stored in _stored(log, org_id, subscription.execution_id, cursor):
+            cursor = stored[-1].seq
+            yield stored
+
+
+async def _stored(log: EventLog, org_id: str, execution_id: str, cursor: int) -> AsyncGenerator[Sequence[Event], None]:
+    while stored := await log.read(org_id, execution_id, cursor, PAGE):
+        cursor = stored[-1].seq
+        yield stored
+
+
+def _continuing(events: Sequence[Event], cursor: int) -> Sequence[Event] | None:
+    """The events behind the cursor, None if there is a hole between it and them."""
+    fresh = [event for event in events if event.seq > cursor]
+    return fresh if not fresh or fresh[0].seq == cursor + 1 else None

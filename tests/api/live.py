@@ -1,0 +1,191 @@
+"""The real server in a test: uvicorn on loopback, real Postgres, clients of fresh organisations.
+
+Every answer that a client gets is held against the API's own description, so the two cannot drift apart.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+
+from app import clock
+from app.api.problems import REGISTRY
+from app.auth.permissions import Role
+from app.main import create_app
+from app.services import Services
+from app.settings import SECRET_FILE, Settings
+from tests.database import SECRET, Database
+
+PASSWORD = "correct horse battery staple"
+
+
+def settings_for(database: Database, data_dir: Path, **changes: Any) -> Settings:
+    """Settings of a process on a test's database."""
+    data_dir.mkdir(exist_ok=True)
+    (data_dir / SECRET_FILE).write_text(SECRET)
+    return Settings(
+        _env_file=None,
+        **{
+            "data_dir": data_dir,
+            "scan_interval": 0.2,
+            "egress_allow_cidrs": ["127.0.0.0/8"],
+            "egress_ports": list(range(1024, 65536)),
+            "log_level": "error",
+            **changes,
+        },
+    )
+
+
+@dataclass
+class Live:
+    """A serving process. `services` is its inside, for arranging; clients come in by HTTP."""
+
+    app: FastAPI
+    url: str
+    database: Database
+    answers: "AnswerChecker"
+
+    @property
+    def services(self) -> Services:
+        found: Services = self.app.state.services
+        return found
+
+    def http(self, token: str | None = None, **options: Any) -> httpx.AsyncClient:
+        """A client whose every answer is checked against the API's description."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(
+            base_url=self.url, headers=headers, timeout=30, event_hooks={"response": [self.answers.check]}, **options
+        )
+
+    async def organization(self) -> "Organization":
+        identity = self.services.identity
+        org_id = await identity.add_organization("Test")
+        return Organization(self, org_id)
+
+
+@dataclass
+class Organization:
+    live: Live
+    id: str
+
+    async def member(self, role: Role = Role.OWNER) -> "Member":
+        """A new user with a role; signed in."""
+        email = f"{clock.new_id('u')}@example.com"
+        identity = self.live.services.identity
+        user_id = await identity.add_user(email, "Ann", PASSWORD)
+        await identity.add_membership(self.id, user_id, role)
+        async with self.live.http() as anonymous:
+            answer = await anonymous.post("/api/v1/auth/token", data={"username": email, "password": PASSWORD})
+        assert answer.status_code == 200, answer.text
+        return Member(self, user_id, email, answer.json()["access_token"])
+
+
+@dataclass
+class Member:
+    organization: Organization
+    user_id: str
+    email: str
+    token: str
+
+    def http(self, **options: Any) -> httpx.AsyncClient:
+        return self.organization.live.http(self.token, **options)
+
+
+class AnswerChecker:
+    """Holds answers against the OpenAPI document: documented status, body by its schema, problems from the registry."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._document = app.openapi()
+        self._validators: dict[tuple[str, str, str], jsonschema_rs.Validator] = {}
+
+    async def check(self, response: httpx.Response) -> None:
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            return
+        await response.aread()
+        assert response.headers["x-request-id"]
+        if response.status_code >= 400:
+            self._check_problem(response)
+        operation = self._operation(response.request)
+        if operation is None or response.status_code in {304, 405} or response.status_code >= 500:
+            return
+        status = str(response.status_code)
+        assert status in operation["responses"], f"{response.request.url.path}: {status} is not documented"
+        for media, described in operation["responses"][status].get("content", {}).items():
+            if response.headers.get("content-type", "").startswith(media) and "json" in media and response.content:
+                self._validate(operation["operationId"], status, media, described["schema"], response.json())
+
+    def _check_problem(self, response: httpx.Response) -> None:
+        if response.request.url.path.startswith("/health"):
+            return
+        assert response.headers["content-type"] == "application/problem+json", response.text
+        body = response.json()
+        kind = REGISTRY[body["code"]]
+        assert (kind.status, kind.title) == (response.status_code, body["title"])
+        assert body["request_id"] == response.headers["x-request-id"]
+
+    def _operation(self, request: httpx.Request) -> dict[str, Any] | None:
+        path = request.url.path
+        scope = {"type": "http", "path": path.rstrip("/") or "/", "method": request.method, "headers": []}
+        for route in self._app.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema and route.matches(scope)[0] is Match.FULL:
+                found: dict[str, Any] = self._document["paths"][route.path_format][request.method.lower()]
+                return found
+        return None
+
+    def _validate(self, operation: str, status: str, media: str, schema: dict[str, Any], body: Any) -> None:
+        key = (operation, status, media)
+        if key not in self._validators:
+            whole = {**schema, "components": self._document["components"]}
+            self._validators[key] = jsonschema_rs.validator_for(whole, validate_formats=True)
+        problems = [f"{error.instance_path}: {error.message}" for error in self._validators[key].iter_errors(body)]
+        assert not problems, f"{operation} {status}: {problems[:5]}"
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """Serve an app on a free loopback port; its URL."""
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="websockets-sansio",
+        ws_max_size=4096, ws_per_message_deflate=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        if task.done():
+            await task
+        await asyncio.sleep(0)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _no_signals:  # noqa: N801 - stands in for a context manager function
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@asynccontextmanager
+async def live_server(
+    database: Database, data_dir: Path, prepare: Callable[[FastAPI], None] = lambda app: None, **changes: Any
+) -> AsyncIterator[Live]:
+    """A whole server on a database."""
+    settings = settings_for(database, data_dir, **changes)
+    app = create_app(settings, database.admin_url)
+    prepare(app)
+    async with serving(app) as url:
+        yield Live(app, url, database, AnswerChecker(app))
