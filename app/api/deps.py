@@ -21,14 +21,15 @@ ServicesDep = Annotated[Services, Depends(services)]
 
 
 class Require:
-    """Depends on a caller with a permission. Every route has one, or says that it is public."""
+    """Depends on a caller with a permission, or (None) on any caller. Every route has one or says why it is public."""
 
-    def __init__(self, permission: Permission) -> None:
+    def __init__(self, permission: Permission | None) -> None:
         self.permission = permission
 
     async def __call__(self, request: Request) -> Caller:
         caller = await authenticate(request, services(request))
-        await demand(caller, self.permission, services(request))
+        if self.permission is not None:
+            await demand(caller, self.permission, services(request))
         return caller
 
 

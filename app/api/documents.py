@@ -18,9 +18,6 @@ from app.domain.definition import WorkflowDefinition
 from app.domain.errors import StepstreamError, clean_text
 from app.domain.jsontext import JSON
 
-MAX_DOCUMENT = 2 << 20
-"""Bytes of a body; given to the routes, which count while they receive."""
-
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -233,7 +230,7 @@ def definition_body() -> dict[str, Any]:
     """The OpenAPI `requestBody` of the routes that take a definition."""
     schema = definition_schema()
     return {
-        "description": "The definition document itself, at most 2 MiB.",
+        "description": "The definition document itself, at most 2 MiB unless the operator set another limit.",
         "required": True,
         "content": {
             "application/json": {

@@ -32,9 +32,7 @@ log = structlog.get_logger("access")
 class Edge:
     """Wraps the app. Sets `state.request_id`, `.ip_address`, `.user_agent` for everything behind it."""
 
-    def __init__(
-        self, app: ASGIApp, *, draining: Callable[[], bool], max_body: int, max_workflow_body: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, draining: Callable[[], bool], max_body: int, max_workflow_body: int) -> None:
         self._app = app
         self._draining = draining
         self._max_body = max_body

@@ -1,14 +1,17 @@
 """The API's description: security of each operation by the permission its route requires, events, problem bodies."""
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import TypeAdapter
 
-from app.api.deps import Require
+from app.api.deps import Public, Require
 from app.api.v1.schemas.problem import Problem
 from app.auth.permissions import Permission
 from app.domain.events import StreamEvent
@@ -51,15 +54,43 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def required_permission(route: APIRoute) -> Permission | None:
-    """The permission a route requires, None for a public one."""
-    return _permission(route.dependant)
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. It is `protected`, perhaps by a permission, or `public` says why it is not."""
+
+    path: str
+    method: str
+    operation_id: str | None
+    in_schema: bool
+    protected: bool
+    permission: Permission | None
+    public: str | None
+    pattern: re.Pattern[str]
 
 
-def _permission(dependant: Dependant) -> Permission | None:
-    if isinstance(dependant.call, Require):
-        return dependant.call.permission
-    return next(filter(None, map(_permission, dependant.dependencies)), None)
+def operations(app: FastAPI) -> list[Operation]:
+    """Every operation that the app serves by routers of its own."""
+    return [
+        Operation(
+            path=context.path_format,
+            method=method,
+            operation_id=context.operation_id,
+            in_schema=context.include_in_schema,
+            protected=any(isinstance(call, Require) for call in _calls(context.dependant)),
+            permission=next((call.permission for call in _calls(context.dependant) if isinstance(call, Require)), None),
+            public=next((call.reason for call in _calls(context.dependant) if isinstance(call, Public)), None),
+            pattern=context.path_regex,
+        )
+        for context in iter_route_contexts(app.routes)
+        if isinstance(context.original_route, APIRoute) and context.path_format is not None
+        for method in sorted(context.methods or ())
+    ]
+
+
+def _calls(dependant: Dependant) -> Iterator[Any]:
+    for dependency in dependant.dependencies:
+        yield dependency.call
+        yield from _calls(dependency)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -73,22 +104,23 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas |= events.pop("$defs")
     schemas["StreamEvent"] = events
     schemas.setdefault("Problem", Problem.model_json_schema(ref_template="#/components/schemas/{model}"))
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.include_in_schema:
-            for method in route.methods or ():
-                _describe_operation(document["paths"][route.path_format][method.lower()], required_permission(route))
+    for operation in operations(app):
+        if operation.in_schema:
+            described = document["paths"][operation.path][operation.method.lower()]
+            _describe_operation(described, operation)
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     return document
 
 
-def _describe_operation(operation: dict[str, Any], permission: Permission | None) -> None:
-    if permission is not None:
-        operation["security"] = [{"Password": []}, {"ApiKey": []}]
-        operation["x-permission"] = permission.value
-        operation["description"] = f"{operation.get('description', '')}\n\nPermission: `{permission.value}`".strip()
+def _describe_operation(described: dict[str, Any], operation: Operation) -> None:
+    if operation.protected:
+        described["security"] = [{scheme: []} for scheme in SECURITY_SCHEMES]
+    if operation.permission is not None:
+        described["x-permission"] = operation.permission.value
+        described["description"] = f"{described.get('description', '')}\n\nPermission: `{operation.permission}`".strip()
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    for status, response in operation.get("responses", {}).items():
+    for status, response in described.get("responses", {}).items():
         if status.startswith(("4", "5")):
             content = response.pop("content", {})
             described = content.get("application/problem+json", {}) | problem

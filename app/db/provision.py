@@ -45,7 +45,7 @@ _COLLISIONS = (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError, async
 _ATTEMPTS = 20
 _SCRAM_ITERATIONS = 4096
 _OLDEST_SERVER = 15
-_SEPARATE_OPTIONS = 16
+_MEMBERS_MAY_NOT_SET = 16
 
 
 class ProvisionError(StepstreamError):
@@ -133,11 +133,10 @@ async def _provision_role(
 
 async def _become_member(connection: DriverConnection) -> None:
     """Let the migrator act as the owner; a superuser may anyhow."""
-    # Since 16 who creates a role administers it, but may not act as it before granting that to himself.
-    separate = connection.get_server_version().major >= _SEPARATE_OPTIONS
-    right, options = ("SET", " WITH INHERIT FALSE, SET TRUE") if separate else ("MEMBER", "")
+    # Since 16 who creates a role is a member of it, but may not act as it before granting that to himself.
+    right = "SET" if connection.get_server_version().major >= _MEMBERS_MAY_NOT_SET else "MEMBER"
     if not await connection.fetchval("SELECT pg_has_role(current_user, $1, $2)", OWNER, right):
-        await _execute(connection, f"GRANT {OWNER} TO CURRENT_USER{options}")
+        await _execute(connection, f"GRANT {OWNER} TO CURRENT_USER")
 
 
 async def _execute(connection: DriverConnection, statement: str, *, secret: bool = False) -> None:

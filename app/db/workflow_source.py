@@ -8,8 +8,11 @@ from app.domain.jsontext import JSON, decode
 DEFINITION = "SELECT definition FROM workflow_versions WHERE org_id = $1 AND workflow_id = $2 AND version = $3"
 
 HEAD = """
-SELECT coalesce(w.published_version, w.latest_version) AS version, w.archived_at IS NOT NULL AS archived
-  FROM workflows w WHERE w.org_id = $1 AND w.id = $2"""
+SELECT v.version, w.archived_at IS NOT NULL AS archived
+  FROM workflows w
+  JOIN workflow_versions v ON v.org_id = w.org_id AND v.workflow_id = w.id
+   AND v.version = coalesce(w.published_version, w.latest_version)
+ WHERE w.org_id = $1 AND w.id = $2"""
 
 
 @dataclass(frozen=True, slots=True)

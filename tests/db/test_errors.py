@@ -120,6 +120,14 @@ async def test_a_closed_driver_connection_is_unavailable(database: Database) -> 
             await connection.execute("SELECT 1")
 
 
+def test_what_the_pool_calls_a_lost_connection_is_unavailable() -> None:
+    unheard_of = Exception("the driver found its own words for it")
+    assert isinstance(
+        domain_error(exc.DBAPIError("SELECT 1", None, unheard_of, connection_invalidated=True)), Unavailable
+    )
+    assert domain_error(exc.DBAPIError("SELECT 1", None, unheard_of)) is None
+
+
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     engine = api_engine("postgresql://somebody:secret@/nowhere?host=/nonexistent", pool_size=1)
     with pytest.raises(Unavailable) as caught, translated():

@@ -216,12 +216,14 @@ async def test_the_migrated_schema_is_that_of_the_tables(database: Database, ser
     assert {row[0] for row in await database.fetch(SCHEMA)} == wanted
 
 
-async def test_alembic_works_from_the_command_line(server: Server, template: str) -> None:
+async def test_alembic_works_from_the_command_line_in_several_processes_at_once(server: Server, template: str) -> None:
     """The template has brought the roles' passwords; the command line leaves them alone."""
     async with server.database() as database:
-        for arguments in (["upgrade", "head"], ["check"]):
-            done = await asyncio.to_thread(run_alembic, arguments, database.admin_url)
-            assert done.returncode == 0, done.stderr
+        upgrade = ["upgrade", "head"]
+        for runs in ([upgrade, upgrade, upgrade], [["check"]]):
+            done = [asyncio.to_thread(run_alembic, arguments, database.admin_url) for arguments in runs]
+            for process in await asyncio.gather(*done):
+                assert process.returncode == 0, process.stderr
         await selfcheck.check(database.role_urls())
 
 

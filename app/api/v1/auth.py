@@ -11,8 +11,7 @@ from starlette.types import Message
 
 from app import clock
 from app.api import routing
-from app.api.deps import Public, Require, ServicesDep, authenticate
-from app.api.openapi import SECURITY_SCHEMES
+from app.api.deps import Public, Require, ServicesDep
 from app.api.request import StrictRoute
 from app.api.responses import NO_STORE, Json
 from app.api.routing import problems
@@ -137,12 +136,9 @@ async def sign_out(request: Request, services: ServicesDep, body: SentToken) -> 
     summary="Who the credential stands for",
     response_model=Me,
     responses=problems(),
-    openapi_extra={"security": [{scheme: []} for scheme in SECURITY_SCHEMES]},
-    dependencies=[Depends(Public("needs a credential but no permission: every credential may ask what it is"))],
 )
-async def me(request: Request, services: ServicesDep) -> Response:
-    """User, organisation, role, and what this credential may do."""
-    caller = await authenticate(request, services)
+async def me(services: ServicesDep, caller: Annotated[Caller, Depends(Require(None))]) -> Response:
+    """User, organisation, role, and what this credential may do. Every credential may ask."""
     return Json(me_view(caller.principal, await services.identity.me(caller)), headers=NO_STORE)
 
 

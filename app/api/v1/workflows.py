@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.deps import Require, ServicesDep
-from app.api.documents import MAX_DOCUMENT, definition_body, read_document
+from app.api.documents import definition_body, read_document
 from app.api.pagination import Cursor, Limit, page_answer
 from app.api.responses import NO_STORE, Json
 from app.api.routing import problems
@@ -71,7 +71,6 @@ _VERSION_TAG = re.compile(r"v([0-9]{1,9})")
         **problems(*_READABLE, "validation_error", "workflow_invalid", "already_exists"),
     },
     openapi_extra=_BODY,
-    max_body_size=MAX_DOCUMENT,
 )
 async def create_workflow(
     services: ServicesDep, caller: CanWrite, document: Document, draft: Draft = False
@@ -123,7 +122,6 @@ async def list_workflows(
     response_model=WorkflowValidation,
     responses=problems(*_READABLE),
     openapi_extra=_BODY,
-    max_body_size=MAX_DOCUMENT,
 )
 async def validate_workflow(services: ServicesDep, caller: CanRead, document: Document) -> Response:
     """Everything that is wrong, each with a code and a JSON pointer. Whatever is found, the answer is 200."""
@@ -165,7 +163,6 @@ async def get_workflow(
         **problems(*_READABLE, *_EDITABLE, "validation_error", "workflow_invalid", "invalid_state"),
     },
     openapi_extra=_BODY,
-    max_body_size=MAX_DOCUMENT,
 )
 async def replace_workflow(
     services: ServicesDep,

@@ -1,0 +1,166 @@
+"""The commands and their options. Each imports its work when it runs, so that help costs nothing."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+cli = typer.Typer(
+    name="stepstream",
+    help="Runs multi-step workflows, streams every step live and keeps a durable record of each run.",
+    epilog="\n\n".join(
+        (
+            "[bold]Try it[/bold]   stepstream demo",
+            "[bold]Serve[/bold]    stepstream up",
+            "[bold]Run one[/bold]  stepstream run workflow.yaml --input '{\"city\": \"Berlin\"}'",
+            "[bold]Script[/bold]   curl -H \"Authorization: Bearer $(stepstream token)\" localhost:8000/api/v1/executions",
+        )
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where the embedded Postgres and the keys are [~/.stepstream]."),
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for any free one [8000].")]
+Server = Annotated[
+    str | None,
+    typer.Option(metavar="URL", envvar="STEPSTREAM_SERVER", help="The server to talk to [http://127.0.0.1:8000]."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="STEPSTREAM_TOKEN", help="A bearer token; for a server on this machine one is made if missing."),
+]
+
+
+def run_command_line() -> None:
+    """Run the command that the arguments name, and end the process with its exit code."""
+    try:
+        cli()
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence, not a traceback
+        from app.cli.failures import report
+
+        report(error)
+        sys.exit(1)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's way
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"stepstream {version('stepstream')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """The options of all commands."""
+
+
+@cli.command()
+def up(data_dir: DataDir = None, host: Host = None, port: Port = None) -> None:
+    """Start everything on this machine: embedded Postgres, migrations, server."""
+    from app.cli import up as work
+
+    raise typer.Exit(work.up(data_dir, host, port))
+
+
+@cli.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    migrate: Annotated[bool, typer.Option("--migrate", help="Migrate the database first.")] = False,
+) -> None:
+    """Start a server on the Postgres that DATABASE_URL names; any number of them may share it."""
+    from app.cli import up as work
+
+    raise typer.Exit(work.serve(host, port, migrate_first=migrate))
+
+
+@cli.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database to this version: DATABASE_URL's, or the embedded one with --data-dir or without that URL."""
+    from app.cli import up as work
+
+    raise typer.Exit(work.migrate(data_dir))
+
+
+@cli.command()
+def token(
+    data_dir: DataDir = None,
+    ttl: Annotated[str, typer.Option(help="How long it is valid: 30m, 24h, 7d.")] = "24h",
+) -> None:
+    """Print an API key of the local admin, and nothing else."""
+    from app.cli import access as work
+
+    raise typer.Exit(work.token(data_dir, ttl))
+
+
+@cli.command()
+def run(
+    workflow: Annotated[
+        str, typer.Argument(metavar="FILE|WORKFLOW_ID", help="A workflow's file (.yaml, .yml, .json), or its id.")
+    ],
+    value: Annotated[
+        str | None,
+        typer.Option("--input", "-i", metavar="JSON|@FILE|TEXT", help="The input; @- reads it from stdin."),
+    ] = None,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run a workflow, watch it live, print its output. Exits with 0 if it completed, else with 1.
+
+    A file is saved first, under its own `id` or wf_NAME, as a new version if it has changed.
+    """
+    from app.cli import run as work
+
+    raise typer.Exit(work.run(workflow, value, server=server, token=token, data_dir=data_dir))
+
+
+@cli.command()
+def follow(
+    execution_id: Annotated[str, typer.Argument(help="The id of an execution, running or over.")],
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Watch an execution from its beginning, like `run` does."""
+    from app.cli import run as work
+
+    raise typer.Exit(work.follow(execution_id, server=server, token=token, data_dir=data_dir))
+
+
+@cli.command()
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="Stop afterwards instead of serving on.")] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", help="The demo's own directory [~/.stepstream/demo].")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on [8000, or a free one if that is taken].")
+    ] = None,
+) -> None:
+    """Boot everything and watch a real workflow run, with a stand-in for the AI and no network."""
+    from app.cli import demo as work
+
+    raise typer.Exit(work.demo(data_dir, port, leave=leave))
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document of this version."""
+    from app.cli import document as work
+
+    raise typer.Exit(work.openapi())

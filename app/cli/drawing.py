@@ -1,0 +1,166 @@
+"""Drawing a run from its events: a line for everything that happened, and below them, on a terminal, what happens now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, ConsoleRenderable, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from app import clock
+from app.cli.client import Event
+
+MARKS = {
+    "step_completed": ("✓", "green"),
+    "step_failed": ("✗", "red"),
+    "step_cancelled": ("✗", "yellow"),
+    "step_retrying": ("↻", "yellow"),
+    "step_skipped": ("–", "dim"),
+    "step_waiting": ("◷", "cyan"),
+}
+SKIPPED = {
+    "not_taken": "not on the way taken",
+    "condition_false": "its condition is false",
+    "execution_failed": "another step has failed",
+    "nothing_failed": "nothing has failed",
+    "not_all_succeeded": "not all it needs has succeeded",
+}
+
+_BAR_WIDTH = 40
+_TAIL = 100
+_LONGEST_NAME = 40
+_FRAMES_PER_SECOND = 12
+
+
+@dataclass(slots=True)
+class RunningStep:
+    """A step that runs now; `tail` is the end of what it has said."""
+
+    name: str
+    spinner: Spinner = field(default_factory=lambda: Spinner("dots", style="cyan"))
+    tail: str = ""
+
+
+class RunView:
+    """Shows events as they come. Inside `with` on a terminal it keeps a progress bar below the lines."""
+
+    def __init__(self, console: Console, step_names: Mapping[str, str]) -> None:
+        self._console = console
+        self._names = {step_id: printable(name) for step_id, name in step_names.items()}
+        self._width = min(max(map(len, self._names.values()), default=0), _LONGEST_NAME)
+        self._running: dict[str, RunningStep] = {}
+        self._functions: dict[str, str] = {}
+        self._settled = 0
+        self._progress = 0
+        self._colour = "cyan"
+        self._began = clock.monotonic()
+        live = Live(
+            get_renderable=self._now, console=console, refresh_per_second=_FRAMES_PER_SECOND, redirect_stderr=False
+        )
+        self._live = live if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.clear()
+        if self._live:
+            self._live.stop()
+
+    def show(self, event: Event) -> None:
+        """Draw one event."""
+        data: Mapping[str, Any] = event["data"]
+        step_id = event["step_id"] or ""
+        self._progress = event["progress"]
+        match event["type"]:
+            case "step_started":
+                self._functions[step_id] = printable(data["function"])
+                self._running[step_id] = RunningStep(self._name(step_id, data))
+            case "token_delta" if step_id in self._running:
+                step = self._running[step_id]
+                step.tail = (step.tail + printable(data["text"]))[-_TAIL:]
+            case "step_progress" if step_id in self._running:
+                self._running[step_id].tail = f"{data['fraction']:.0%} {printable(data['message'])}"
+            case "step_log":
+                self._say(("·", "dim"), self._name(step_id, {}), Text(printable(data["message"])))
+            case "step_completed" | "step_failed" | "step_cancelled" | "step_skipped":
+                self._running.pop(step_id, None)
+                self._settled += 1
+                self._step(event["type"], step_id, data)
+            case "step_retrying" | "step_waiting":
+                self._step(event["type"], step_id, data)
+            case "execution_waiting":
+                self._say(("◷", "cyan"), "", Text(f"waiting: {data['reason']}, until {data['wake_at']}"))
+            case "execution_cancelling":
+                self._say(("✗", "yellow"), "", Text("cancel requested"))
+            case "execution_completed":
+                self._colour = "green"
+            case "execution_failed" | "execution_cancelled":
+                self._colour = "red"
+            case _:
+                return
+
+    def cut(self, reason: str, delay: float) -> None:
+        """Say that the stream was cut and is taken up again; the run itself goes on."""
+        self._say(("⋯", "yellow"), "", Text(f"stream cut ({printable(reason)}); again in {delay:.1f} s", "yellow"))
+
+    def _step(self, kind: str, step_id: str, data: Mapping[str, Any]) -> None:
+        detail = Text(self._functions.get(step_id, ""), "dim")
+        match kind:
+            case "step_completed":
+                detail.append(f"  {_milliseconds(data)}", "none")
+            case "step_failed" | "step_cancelled":
+                detail.append(f"  {_milliseconds(data)}  {printable(data['error_message'] or kind)}", "red")
+            case "step_retrying":
+                cause = printable(data["error_message"])
+                detail = Text(f"attempt {data['attempt']} in {data['delay_ms']} ms: {cause}", "yellow")
+            case "step_skipped":
+                detail = Text(f"skipped: {SKIPPED.get(data['reason'], data['reason'])}", "dim")
+            case _:
+                detail = Text(f"waits: {data['reason']}, until {data['wake_at']}", "cyan")
+        self._say(MARKS[kind], self._name(step_id, data), detail)
+
+    def _say(self, mark: tuple[str, str], name: str, detail: Text) -> None:
+        line = Text.assemble("  ", mark, "  ", name.ljust(self._width), "  ", detail)
+        if self._live is None:
+            line = Text.assemble(f"{self._progress:3d}%", line)
+        self._console.print(line, soft_wrap=True)
+
+    def _name(self, step_id: str, data: Mapping[str, Any]) -> str:
+        return self._names.get(step_id) or printable(data.get("step_name") or step_id)
+
+    def _now(self) -> ConsoleRenderable:
+        running = Table.grid(padding=(0, 2), expand=True)
+        running.add_column(width=3, justify="right")
+        running.add_column(no_wrap=True)
+        running.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for step in list(self._running.values()):
+            running.add_row(step.spinner, step.name.ljust(self._width), Text(step.tail, "dim italic"))
+        bar = Table.grid(padding=(0, 2))
+        total = len(self._names)
+        bar.add_row(
+            " ",
+            ProgressBar(total=100, completed=self._progress, width=_BAR_WIDTH, complete_style=self._colour),
+            Text(f"{self._progress} %", "bold"),
+            Text(f"{self._settled} of {total} steps" if total else "", "dim"),
+            Text(f"{clock.monotonic() - self._began:.1f} s", "dim"),
+        )
+        return Group(running, Text(), bar)
+
+
+def printable(text: object) -> str:
+    """Text that may come from anywhere, without what would move the terminal's cursor."""
+    return "".join(char if char.isprintable() else " " for char in str(text))
+
+
+def _milliseconds(data: Mapping[str, Any]) -> str:
+    return f"{data['execution_time_ms']:,.0f} ms"

@@ -1,0 +1,189 @@
+"""`run` and `follow`: a workflow over the public API, watched live. stdout gets the output alone."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from rich.console import Console
+from rich.text import Text
+
+from app.cli.client import LOOPBACK, Client, demand_server
+from app.cli.deployment import issue_token, load_settings
+from app.cli.drawing import RunView, printable
+from app.cli.failures import CommandFailed
+from app.domain.jsontext import JSON, NotJson, decode
+from app.logs import configure_logs
+from app.settings import Settings
+
+TOKEN_SECONDS = 86_400.0
+INTERRUPTED = 130
+
+_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+_JSON_STARTS = ("{", "[", '"')
+_ID_LENGTH = 64
+
+
+@dataclass(slots=True)
+class Watch:
+    """One command's view of one run: where it talks to, and which execution it is about once that is known."""
+
+    console: Console
+    server: str
+    execution_id: str | None = None
+    status: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def run(workflow: str, value: str | None, *, server: str | None, token: str | None, data_dir: Path | None) -> int:
+    """Run a workflow given by file or id; 0 if it completes, else 1."""
+    given = parse_input(value)
+    path = Path(workflow)
+    document = read_workflow(path) if path.suffix.lower() in _SUFFIXES or path.is_file() else None
+
+    async def work(client: Client, watch: Watch) -> int:
+        if document is None:
+            saved = await client.get(f"/workflows/{quote(workflow, safe='')}")
+        else:
+            saved = await client.save_workflow(workflow_id(path, document), document)
+        started = await client.start(saved["id"], given)
+        watch.execution_id = started["id"]
+        watch.names = step_names(saved["definition"])
+        title = Text.assemble("▶ ", (printable(saved["name"]), "bold"), f"  version {started['workflow_version']}")
+        watch.console.print(title.append(f"  {watch.execution_id}", "dim"), soft_wrap=True)
+        return await watch_to_end(client, watch)
+
+    return _with_server(work, server=server, token=token, data_dir=data_dir)
+
+
+def follow(execution_id: str, *, server: str | None, token: str | None, data_dir: Path | None) -> int:
+    """Watch an execution that was started elsewhere; 0 if it completes, else 1."""
+
+    async def work(client: Client, watch: Watch) -> int:
+        found = await client.get(f"/executions/{quote(execution_id, safe='')}")
+        watch.execution_id = found["id"]
+        watch.names = {step["id"]: step["name"] for step in found["steps"]}
+        return await watch_to_end(client, watch)
+
+    return _with_server(work, server=server, token=token, data_dir=data_dir)
+
+
+async def watch_to_end(client: Client, watch: Watch) -> int:
+    """Draw the run until it is over, print its output; the exit code."""
+    if watch.execution_id is None:
+        raise ValueError("there is no execution to watch yet")
+    with RunView(watch.console, watch.names) as view:
+        async with aclosing(client.follow(watch.execution_id, view.cut)) as events:
+            async for event in events:
+                view.show(event)
+    record = await client.get(f"/executions/{watch.execution_id}")
+    watch.console.print(ending(record), soft_wrap=True)
+    if record["status"] != "COMPLETED":
+        return 1
+    print(json.dumps(record["output"], indent=2, ensure_ascii=False))
+    return 0
+
+
+def ending(record: Mapping[str, Any]) -> Text:
+    """How it ended, in a line."""
+    duration = f"{record['duration_seconds'] or 0:.2f} s"
+    if record["status"] == "COMPLETED":
+        return Text.assemble("\n", ("✓ completed", "bold green"), f" in {duration}\n")
+    word, cause = str(record["status"]).lower(), printable(record["error"] or record["status_message"] or "")
+    code = f"  ({record['error_code']})" if record["error_code"] else ""
+    return Text.assemble("\n", (f"✗ {word}", "bold red"), f" after {duration}: {cause}", (code, "dim"), "\n")
+
+
+def step_names(definition: Mapping[str, Any]) -> dict[str, str]:
+    """The names of a definition's steps by id."""
+    return {step["id"]: step.get("name") or step["id"] for step in definition["steps"]}
+
+
+def parse_input(text: str | None) -> JSON:
+    """`@file` or `@-` is read; JSON is JSON, anything else is text, unless it looks like JSON gone wrong."""
+    if text is None:
+        return None
+    if text == "@-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandFailed(f"--input: {error}") from error
+    try:
+        return decode(text)
+    except NotJson as error:
+        if text.lstrip().startswith(_JSON_STARTS):
+            raise CommandFailed(f"--input looks like JSON but is none: {error}") from error
+        return text
+
+
+def read_workflow(path: Path) -> dict[str, JSON]:
+    """The document in a file, read by the rules of the server."""
+    from app.api.documents import parse_yaml
+
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise CommandFailed(f"The workflow cannot be read: {error}") from error
+    try:
+        document = decode(body) if path.suffix.lower() == ".json" else parse_yaml(body)
+    except NotJson as error:
+        raise CommandFailed(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise CommandFailed(f"{path} is no workflow: it begins with `name:` and has `steps:`")
+    return document
+
+
+def workflow_id(path: Path, document: Mapping[str, JSON]) -> str:
+    """The document's own id, else one made of the file's name."""
+    own = document.get("id")
+    if isinstance(own, str):
+        return own
+    return f"wf_{re.sub(r'[^A-Za-z0-9_]+', '_', path.stem)}"[:_ID_LENGTH]
+
+
+Work = Callable[[Client, Watch], Coroutine[Any, Any, int]]
+
+
+def _with_server(work: Work, *, server: str | None, token: str | None, data_dir: Path | None) -> int:
+    configure_logs("human", "warning")
+    settings = load_settings(data_dir=data_dir)
+    address = server or f"http://127.0.0.1:{settings.port}"
+    watch = Watch(Console(stderr=True, highlight=False), address)
+
+    async def connected() -> int:
+        credential = token or await _local_token(settings, data_dir, address)
+        async with Client(address, credential) as client:
+            return await work(client, watch)
+
+    try:
+        return asyncio.run(connected())
+    except KeyboardInterrupt:
+        _say_how_to_go_on(watch, server, data_dir)
+        return INTERRUPTED
+
+
+async def _local_token(settings: Settings, data_dir: Path | None, server: str) -> str:
+    if urlsplit(server).hostname not in LOOPBACK:
+        raise CommandFailed(f"{server} is another machine: give a token of it with --token or STEPSTREAM_TOKEN")
+    await demand_server(server)
+    return await issue_token(settings, data_dir, TOKEN_SECONDS)
+
+
+def _say_how_to_go_on(watch: Watch, server: str | None, data_dir: Path | None) -> None:
+    if watch.execution_id is None:
+        watch.console.print("\nInterrupted before anything was started.")
+        return
+    options = (f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else "")
+    watch.console.print(
+        f"\nThe run goes on without you. Watch it again: stepstream follow {watch.execution_id}{options}",
+        soft_wrap=True,
+    )
+

@@ -1,0 +1,135 @@
+"""Serving HTTP and WebSocket inside a block: ready when it begins, drained when it ends."""
+
+import asyncio
+import gc
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.cli.failures import CommandFailed
+from app.main import Runtime
+
+STREAM_GRACE = 5
+"""Seconds that open requests and streams get to end once the server stops."""
+
+_GC_THRESHOLDS = (50_000, 20, 50)
+_READY_POLL = 0.05
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handling: signals belong to the process, which has more to stop than this."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone; uvicorn would raise a captured one again and end the process half-stopped."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, not listening yet, so that a busy port is known before anything else starts.
+
+    Port 0 takes any free one. Raises CommandFailed.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise _cannot_listen(host, port, error) from error
+    return bound
+
+
+def port_of(bound: socket.socket) -> int:
+    """The port a socket is bound to."""
+    return int(bound.getsockname()[1])
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a browser on this machine finds the server."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - read, not bound
+    return f"http://{f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown}:{port}"
+
+
+@asynccontextmanager
+async def serving(app: FastAPI, bound: socket.socket) -> AsyncIterator[Runtime]:
+    """Serve the app on the socket inside the block, which begins when /health/ready answers 200.
+
+    Leaving the block drains: no new work, streams end with their cursor, running executions get the drain budget.
+    """
+    async with app.router.lifespan_context(app):
+        runtime: Runtime = app.state.runtime
+        server = Server(_configuration(app))
+        task = asyncio.create_task(server.serve(sockets=[bound]), name="http-server")
+        try:
+            await _until_listening(server, task, bound)
+            while not (await runtime.services.health.readiness()).ready:
+                await asyncio.sleep(_READY_POLL)
+            _settle_garbage_collector()
+            yield runtime
+        finally:
+            runtime.begin_drain()
+            server.should_exit = True
+            # Only an unhurried end may raise: inside an error it would hide that.
+            with suppress(OSError, asyncio.CancelledError):
+                await task
+
+
+def _configuration(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=4096,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=STREAM_GRACE,
+    )
+
+
+async def _until_listening(server: Server, task: "asyncio.Task[None]", bound: socket.socket) -> None:
+    listening = asyncio.create_task(server.listening.wait())
+    await asyncio.wait({listening, task}, return_when=asyncio.FIRST_COMPLETED)
+    listening.cancel()
+    if task.done():
+        try:
+            task.result()
+        except OSError as error:
+            # Another process, bound to the same port at the same moment, was the first to listen.
+            host, port = bound.getsockname()[:2]
+            raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:
+    reason = error.strerror or str(error)
+    return CommandFailed(
+        f"Cannot listen on {host}:{port} ({reason}). Stop what uses it, or choose another with --port (0: any free one)"
+    )
+
+
+def _settle_garbage_collector() -> None:
+    # What exists now stays for good: not looking at it again saves a third of the time of a request.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)

@@ -1,0 +1,145 @@
+"""Every route, whatever is added later: permission declared and enforced, nothing of another organisation reachable."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.openapi import Operation, operations
+from app.auth.permissions import ROLE_PERMISSIONS, Role
+from tests.api.live import Live
+from tests.api.test_executions import HELLO, save
+
+SAMPLE_BODIES: dict[str, Any] = {
+    "startExecution": {"workflow_id": "{workflow_id}", "input": None},
+    "createWorkflow": HELLO,
+    "replaceWorkflow": HELLO,
+    "validateWorkflow": HELLO,
+    "createApiKey": {"name": "key"},
+    "createStreamTicket": {"execution_id": "{execution_id}"},
+}
+
+
+def api_routes(live: Live) -> list[Operation]:
+    found = [operation for operation in operations(live.app) if operation.path.startswith("/api/")]
+    assert len(found) > 25, "the walk sees the routes"
+    return found
+
+
+def parameters(route: Operation) -> set[str]:
+    return set(re.findall(r"{(\w+)}", route.path))
+
+
+async def call(client: httpx.AsyncClient, route: Operation, ids: dict[str, str]) -> httpx.Response:
+    """A well-formed request to a route, with these ids wherever it takes one."""
+    body = SAMPLE_BODIES.get(route.operation_id or "", {})
+    filled = {key: value.format(**ids) if isinstance(value, str) else value for key, value in body.items()}
+    headers = {"If-Match": "*"} if route.method in {"PUT", "DELETE"} else {}
+    sends_body = route.method in {"POST", "PUT"}
+    path = route.path.format(**ids)
+    return await client.request(route.method, path, json=filled if sends_body else None, headers=headers)
+
+
+@pytest.fixture
+async def belongings(client) -> dict[str, str]:
+    """One of everything an organisation can own, by the name its id has in paths and bodies."""
+    workflow_id = await save(client)
+    started = await client.post("/api/v1/executions", json={"workflow_id": workflow_id}, headers={"Prefer": "wait=20"})
+    key = await client.post("/api/v1/api-keys", json={"name": "mine"})
+    return {
+        "workflow_id": workflow_id,
+        "execution_id": started.json()["id"],
+        "step_id": "greet",
+        "key_id": key.json()["id"],
+        "number": "1",
+        "step_type": "log",
+    }
+
+
+async def test_every_route_declares_a_permission_or_says_why_it_is_public(live):
+    for route in api_routes(live):
+        assert route.protected == (route.public is None), route.path
+
+
+async def test_every_protected_route_refuses_who_is_not_signed_in(live, anonymous, belongings):
+    for route in api_routes(live):
+        if route.protected:
+            answer = await call(anonymous, route, belongings)
+            assert (answer.status_code, answer.json()["code"]) == (401, "missing_credentials"), route.path
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_every_route_refuses_a_role_without_its_permission_and_audits_it(live, viewer_client, client, belongings):
+    denied = 0
+    for route in api_routes(live):
+        if route.permission is not None and route.permission not in ROLE_PERMISSIONS[Role.VIEWER]:
+            answer = await call(viewer_client, route, belongings)
+            assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope"), route.path
+            denied += 1
+    assert denied > 5
+    log = await client.get("/api/v1/audit-logs", params={"action": "access.denied", "limit": 200})
+    assert len(log.json()["data"]) == denied
+
+
+async def test_no_route_shows_or_takes_another_organisations_things(live, other_client, client, belongings):
+    """Theirs answers exactly as one that does not exist; nothing of it appears anywhere."""
+    nothing = {name: f"{value[:4]}_nothing" for name, value in belongings.items()} | {"number": "1", "step_type": "log"}
+    owned = {"workflow_id", "execution_id", "key_id"}
+    for route in api_routes(live):
+        theirs = await call(other_client, route, belongings)
+        random = await call(other_client, route, nothing)
+        if parameters(route) & owned or route.operation_id in {"startExecution", "createStreamTicket"}:
+            assert theirs.status_code == 404, f"{route.method} {route.path}: {theirs.status_code} {theirs.text}"
+            assert comparable(theirs) == comparable(random), route.path
+        for value in (belongings["workflow_id"], belongings["execution_id"], belongings["key_id"]):
+            shown = {key: part for key, part in theirs.json().items() if key != "instance"} if theirs.content else {}
+            assert value not in str(shown), f"{route.path} shows {value}"
+    record = await client.get(f"/api/v1/workflows/{belongings['workflow_id']}")
+    assert record.json()["execution_count"] == 1, "nothing was started, changed or deleted"
+
+
+def comparable(answer: httpx.Response) -> dict[str, Any]:
+    return {key: value for key, value in answer.json().items() if key not in {"instance", "request_id"}}
+
+
+async def test_the_description_covers_every_route(live, anonymous):
+    document = (await anonymous.get("/openapi.json")).json()
+    for route in api_routes(live):
+        operation = document["paths"][route.path][route.method.lower()]
+        assert operation["operationId"]
+        assert operation["summary"]
+        assert operation.get("description"), route.path
+        assert ("security" in operation) == route.protected
+        assert all("HTTPValidationError" not in str(found) for found in operation["responses"].values())
+    operations = [found["operationId"] for path in document["paths"].values() for found in path.values()]
+    assert len(operations) == len(set(operations)), "clients are generated by operationId"
+    assert "StreamEvent" in document["components"]["schemas"]
+
+
+async def test_the_docs_need_no_outside_network(anonymous):
+    for path in ("/docs", "/redoc", "/problems", "/problems/workflow_invalid"):
+        page = await anonymous.get(path)
+        assert page.status_code == 200
+        for link in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert link.startswith("/"), f"{path} loads {link}"
+            assert (await anonymous.get(link)).status_code == 200
+
+
+async def test_unknown_paths_and_methods_are_problems(anonymous, client):
+    for request, status, code in [
+        (anonymous.get("/api/v1/nothing"), 404, "not_found"),
+        (client.patch("/api/v1/executions"), 405, "method_not_allowed"),
+        (anonymous.get("/problems/nothing"), 404, "not_found"),
+    ]:
+        answer = await request
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_health_and_metrics(anonymous, live):
+    assert (await anonymous.get("/health/live")).json()["status"] == "ok"
+    for path in ("/health", "/health/ready"):
+        assert (await anonymous.get(path)).json() == {"status": "ok", "checks": {"database": "ok", "lease": "ok"}}
+    metrics = (await anonymous.get("/metrics")).text
+    for name in ("stepstream_executions_started_total", "stepstream_queue_depth", "stepstream_flush_seconds_bucket"):
+        assert name in metrics
