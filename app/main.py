@@ -161,7 +161,9 @@ async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack
     stack.push_async_callback(orchestrator.drain)
     metrics.executions_running.set_function(lambda: orchestrator.running)
     metrics.stream_subscribers.set_function(lambda: storage.hub.subscribers)
-    return Runtime(make_services(settings, storage, orchestrator, definitions, steps), orchestrator)
+    services = make_services(settings, storage, orchestrator, definitions, steps)
+    stack.push_async_callback(services.identity.close)
+    return Runtime(services, orchestrator)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def run(connection: Connection) -> None:
 
 async def run_from_command_line() -> None:
     url = Settings().database_url
-    if url is None:
+    if not url:
         raise SettingsError("Set DATABASE_URL to a login that may migrate: a superuser, or the owner of the database")
     async with migration_connection(url.get_secret_value(), lambda _: None) as connection:
         await connection.run_sync(run)

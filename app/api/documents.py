@@ -192,6 +192,8 @@ def _refusal(reason: str, line: int | None) -> StepstreamError:
     return StepstreamError(f"The body is not YAML of plain values: {where}{reason}", code="invalid_yaml")
 
 
+DOCUMENT = "WorkflowDocument"
+
 JSON_EXAMPLE: dict[str, JSON] = {
     "name": "Greet",
     "steps": [{"id": "greet", "type": "set", "with": {"text": "Hello, ${{ input }}!"}}],
@@ -228,7 +230,7 @@ output: ${{ steps.score.output }}
 
 def definition_body() -> dict[str, Any]:
     """The OpenAPI `requestBody` of the routes that take a definition."""
-    schema = definition_schema()
+    schema = {"$ref": f"#/components/schemas/{DOCUMENT}"}
     return {
         "description": "The definition document itself, at most 2 MiB unless the operator set another limit.",
         "required": True,
@@ -245,25 +247,14 @@ def definition_body() -> dict[str, Any]:
     }
 
 
-def definition_schema() -> dict[str, Any]:
-    """The JSON Schema of a definition as a body, without references."""
-    schema = WorkflowDefinition.model_json_schema()
+def definition_schemas() -> dict[str, Any]:
+    """The JSON Schemas that `definition_body` refers to, by name: the document and what it is made of."""
+    schema = WorkflowDefinition.model_json_schema(ref_template="#/components/schemas/{model}")
     own = {"type": ["string", "null"], "pattern": "^[A-Za-z0-9_-]{1,64}$"}
     schema["properties"] = {
         "id": own | {"description": "Your own id of the workflow, when it is created; none: we make one."},
         "project_id": own | {"description": "The project it belongs to; not part of the stored definition."},
         **schema["properties"],
     }
-    definitions = schema.pop("$defs", {})
-    inlined: dict[str, Any] = _inlined(schema, definitions)
-    return inlined
-
-
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if isinstance(reference := schema.get("$ref"), str):
-        schema = definitions[reference.rpartition("/")[2]] | {key: schema[key] for key in schema if key != "$ref"}
-    return {key: _inlined(value, definitions) for key, value in schema.items()}
+    parts: dict[str, Any] = schema.pop("$defs", {})
+    return {DOCUMENT: schema, **parts}

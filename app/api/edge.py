@@ -75,6 +75,9 @@ class Edge:
         if self._draining() and path.startswith("/api/"):
             detail, retry = "This server is stopping; send the request again", {"Retry-After": "1"}
             return problem("draining", detail, instance=path, request_id=state["request_id"], headers=retry)
+        if not path.isprintable():
+            detail = "No path has control characters"
+            return problem("not_found", detail, instance="", request_id=state["request_id"])
         declared, limit = headers.get("content-length", "0"), self._limit(scope)
         if declared.isdecimal() and int(declared) > limit:
             detail, close = f"The body has more than {limit} bytes", {"Connection": "close"}

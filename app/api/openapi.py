@@ -12,6 +12,8 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import TypeAdapter
 
 from app.api.deps import Public, Require
+from app.api.documents import definition_schemas
+from app.api.v1.examples import BODY_EXAMPLES, EXAMPLES
 from app.api.v1.schemas.problem import Problem
 from app.auth.permissions import Permission
 from app.domain.events import StreamEvent
@@ -31,13 +33,7 @@ SECURITY_SCHEMES = {
     "Password": {
         "type": "oauth2",
         "description": "Sign in with e-mail and password.",
-        "flows": {
-            "password": {
-                "tokenUrl": "/api/v1/auth/token",
-                "refreshUrl": "/api/v1/auth/refresh",
-                "scopes": {},
-            }
-        },
+        "flows": {"password": {"tokenUrl": "/api/v1/auth/token", "scopes": {}}},
     },
     "ApiKey": {"type": "http", "scheme": "bearer", "description": "An API key `sk_…` or an access token."},
 }
@@ -103,6 +99,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     events = TypeAdapter(StreamEvent).json_schema(ref_template="#/components/schemas/{model}")
     schemas |= events.pop("$defs")
     schemas["StreamEvent"] = events
+    schemas |= definition_schemas()
     schemas.setdefault("Problem", Problem.model_json_schema(ref_template="#/components/schemas/{model}"))
     for operation in operations(app):
         if operation.in_schema:
@@ -119,6 +116,10 @@ def _describe_operation(described: dict[str, Any], operation: Operation) -> None
     if operation.permission is not None:
         described["x-permission"] = operation.permission.value
         described["description"] = f"{described.get('description', '')}\n\nPermission: `{operation.permission}`".strip()
+    for status, example in EXAMPLES.get(operation.operation_id or "", {}).items():
+        described["responses"][status]["content"]["application/json"]["example"] = example
+    for media, example in BODY_EXAMPLES.get(operation.operation_id or "", {}).items():
+        described["requestBody"]["content"][media]["example"] = example
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
     for status, response in described.get("responses", {}).items():
         if status.startswith(("4", "5")):

@@ -9,7 +9,7 @@ from app.api.problems import REGISTRY
 from app.api.request import StrictRoute
 from app.api.v1.schemas.problem import Problem
 
-_ALWAYS = ("missing_credentials", "invalid_token", "insufficient_scope", "database_unavailable")
+_ALWAYS = ("missing_credentials", "invalid_token", "insufficient_scope", "body_too_large", "database_unavailable")
 
 
 def router(prefix: str, tag: str) -> APIRouter:
@@ -20,7 +20,7 @@ def router(prefix: str, tag: str) -> APIRouter:
 def problems(*codes: str, public: bool = False) -> dict[int | str, dict[str, Any]]:
     """The documented problem answers of an operation; those of every protected route are added unless `public`."""
     by_status: dict[int, list[str]] = {}
-    for code in (*codes, *(() if public else _ALWAYS)):
+    for code in dict.fromkeys((*codes, *(() if public else _ALWAYS))):
         by_status.setdefault(REGISTRY[code].status, []).append(code)
     return {status: _documented(found) for status, found in sorted(by_status.items())}
 

@@ -5,13 +5,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from app.services.identity import FirstAdmin
 from app.settings import DEFAULT_DATA_DIR, Settings
 
 _USUAL_URL = f"http://127.0.0.1:{Settings.model_fields['port'].default}"
+_LABEL_WIDTH = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,17 @@ def greet(console: Console, place: Place, admin: FirstAdmin) -> None:
 
 def show_ways_in(console: Console, place: Place, admin: FirstAdmin) -> None:
     """Addresses, the first account, and commands to try."""
-    lines = Table.grid(padding=(0, 3))
-    lines.add_column(style="bold", no_wrap=True)
-    lines.add_column(overflow="ignore", no_wrap=True)
-    lines.add_row("API docs", Text(f"{place.url}/docs", "cyan"))
-    lines.add_row("Sign in", Text(admin.email))
-    lines.add_row("Password", _password(admin))
-    lines.add_row("Token", f"stepstream token{place.data_option}")
-    lines.add_row("Run one", f"stepstream run workflow.yaml --input '{{}}'{place.options}")
-    lines.add_row("Data", str(place.data_dir))
-    console.print(lines, soft_wrap=True)
+    lines = {
+        "API docs": Text(f"{place.url}/docs", "cyan"),
+        "Sign in": Text(admin.email),
+        "Password": _password(admin),
+        "Token": Text(f"stepstream token{place.data_option}"),
+        "Run one": Text(f"stepstream run workflow.yaml --input '{{}}'{place.options}"),
+        "Data": Text(str(place.data_dir)),
+    }
+    for label, value in lines.items():
+        # Unwrapped, so that addresses and commands can be copied.
+        console.print(Text.assemble("  ", (label.ljust(_LABEL_WIDTH), "bold"), value), soft_wrap=True)
 
 
 def announce_admin(console: Console, admin: FirstAdmin) -> None:

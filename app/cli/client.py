@@ -4,7 +4,8 @@ Whatever is cut is taken up again: a start is repeated under its idempotency key
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -24,6 +25,7 @@ Event = Mapping[str, Any]
 OnCut = Callable[[str, float], None]
 """Told why the stream was cut, and in how many seconds it is tried again."""
 
+USER_AGENT = f"stepstream-cli/{version('stepstream')}"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 GIVE_UP_AFTER = 300.0
 MAX_BACKOFF = 10.0
@@ -53,10 +55,10 @@ class Client:
             raise CommandFailed(f"--server: {server} is not a URL such as http://127.0.0.1:8000")
         self.server = server.rstrip("/")
         self.local = parts.hostname in LOOPBACK
-        self._authorization = {"Authorization": f"Bearer {token}"}
+        self._identification = {"Authorization": f"Bearer {token}", "User-Agent": USER_AGENT}
         # A proxy of the environment is for the outside world.
         self._http = httpx.AsyncClient(
-            base_url=self.server, headers=self._authorization, timeout=_TIMEOUT, trust_env=not self.local
+            base_url=self.server, headers=self._identification, timeout=_TIMEOUT, trust_env=not self.local
         )
 
     async def __aenter__(self) -> Self:
@@ -86,7 +88,7 @@ class Client:
         path = f"/workflows/{quote(workflow_id, safe='')}/execute"
         return await self._object("POST", path, body={"input": value}, headers=headers)
 
-    async def follow(self, execution_id: str, on_cut: OnCut) -> AsyncIterator[Event]:
+    async def follow(self, execution_id: str, on_cut: OnCut) -> AsyncGenerator[Event, None]:
         """Every event once, in order, up to the terminal one; raises Refused, or CommandFailed when it stays cut."""
         cursor, failures, cut_at = 0, 0, clock.monotonic()
         while True:
@@ -119,7 +121,8 @@ class Client:
         address = f"ws{self.server.removeprefix('http')}{_API}/executions/{quote(execution_id, safe='')}/stream"
         return connect(
             f"{address}?after={after}",
-            additional_headers=self._authorization,
+            additional_headers={"Authorization": self._identification["Authorization"]},
+            user_agent_header=USER_AGENT,
             compression=None,
             proxy=None if self.local else True,
             max_size=None,
@@ -181,7 +184,9 @@ async def demand_server(server: str) -> None:
 
 def unreachable(server: str, reason: str) -> CommandFailed:
     """What to say when nothing answers."""
-    return CommandFailed(f"No answer from {server} ({reason}). Start a server with `stepstream up`, or name it: --server")
+    return CommandFailed(
+        f"No answer from {server} ({reason}). Start a server with `stepstream up`, or name it: --server"
+    )
 
 
 def _event(text: str | bytes) -> Event:
@@ -209,14 +214,14 @@ def _problem(answer: httpx.Response) -> dict[str, Any]:
 
 def _problem_text(answer: httpx.Response) -> str:
     problem = _problem(answer)
-    detail = problem.get("detail") or problem.get("title")
+    detail = str(problem.get("detail") or problem.get("title") or "")
     if not detail:
         return f"{answer.url} answered {answer.status_code}: is that a Stepstream server?"
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        return f"{detail}. Give a valid token: --token, STEPSTREAM_TOKEN"
+        return f"{detail.rstrip('.')}. Give a valid token: --token, STEPSTREAM_TOKEN"
     errors = problem.get("errors") or []
     more = [f"  {each.get('pointer') or '/'}: {each.get('detail')}" for each in errors if each.get("detail") != detail]
-    return "\n".join([str(detail), *more])
+    return "\n".join([detail, *more])
 
 
 def _temporary(error: InvalidStatus) -> str:
@@ -225,10 +230,9 @@ def _temporary(error: InvalidStatus) -> str:
     answer = httpx.Response(
         response.status_code,
         headers=list(response.headers.raw_items()),
-        content=response.body or b"",
+        content=bytes(response.body or b""),
         request=httpx.Request("GET", "http://stream"),
     )
     if response.status_code < httpx.codes.INTERNAL_SERVER_ERROR and response.status_code != 429:
         raise Refused(_problem_text(answer), response.status_code) from error
     return f"the server answered {response.status_code}"
-

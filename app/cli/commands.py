@@ -13,8 +13,8 @@ cli = typer.Typer(
         (
             "[bold]Try it[/bold]   stepstream demo",
             "[bold]Serve[/bold]    stepstream up",
-            "[bold]Run one[/bold]  stepstream run workflow.yaml --input '{\"city\": \"Berlin\"}'",
-            "[bold]Script[/bold]   curl -H \"Authorization: Bearer $(stepstream token)\" localhost:8000/api/v1/executions",
+            '[bold]Run one[/bold]  stepstream run workflow.yaml --input \'{"city": "Berlin"}\'',
+            '[bold]Script[/bold]   curl -H "Authorization: Bearer $(stepstream token)" localhost:8000/api/v1/workflows',
         )
     ),
     no_args_is_help=True,
@@ -36,7 +36,9 @@ Server = Annotated[
 ]
 Token = Annotated[
     str | None,
-    typer.Option(envvar="STEPSTREAM_TOKEN", help="A bearer token; for a server on this machine one is made if missing."),
+    typer.Option(
+        envvar="STEPSTREAM_TOKEN", help="A bearer token; for a server on this machine one is made if missing."
+    ),
 ]
 
 
@@ -51,7 +53,7 @@ def run_command_line() -> None:
         sys.exit(1)
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's way
+def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 

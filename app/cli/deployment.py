@@ -23,7 +23,7 @@ from app.db.credentials import Credentials
 from app.db.engines import api_engine, auth_engine
 from app.db.migrate import migrate
 from app.db.tenancy import Tenancy
-from app.db.urls import API, AUTH, LOGINS, own_passwords, role_url
+from app.db.urls import API, AUTH, LOGINS, driver_url, own_passwords, role_url
 from app.embedded import EmbeddedPostgres
 from app.services.identity import FirstAdmin, Identity
 from app.settings import SECRET_FILE, Settings, SettingsError
@@ -91,8 +91,8 @@ async def chosen_database(settings: Settings, data_dir: Path | None) -> AsyncIte
         return
     if not (settings.data_dir / SECRET_FILE).exists():
         raise CommandFailed(
-            f"There is no installation in {settings.data_dir}: make one with `stepstream up`, or name another directory "
-            "with --data-dir"
+            f"There is no installation in {settings.data_dir}: make one with `stepstream up`, or name another "
+            "directory with --data-dir"
         )
     settings = for_embedded(settings)
     async with embedded_postgres(settings) as admin_url:
@@ -114,7 +114,7 @@ async def prepare(settings: Settings, admin_url: str | None) -> Prepared:
         raise SettingsError(
             "Migrating needs DATABASE_URL: a login that is superuser, or has CREATEROLE and owns the database"
         )
-    applied = await migrate(url, own_passwords(settings, partial(derive_password, settings.secret)))
+    applied = await migrate(driver_url(url), own_passwords(settings, partial(derive_password, settings.secret)))
     async with local_identity(settings, admin_url) as identity:
         return Prepared(applied, await identity.ensure_first_admin(settings.data_dir))
 
@@ -130,18 +130,14 @@ async def issue_token(settings: Settings, data_dir: Path | None, ttl_seconds: fl
 
 @asynccontextmanager
 async def local_identity(settings: Settings, admin_url: str | None) -> AsyncIterator[Identity]:
-    """The use cases about people, for who has the machine: without a server, and without an engine that takes on work."""
+    """The use cases about people, for who has the machine: no server, and no engine that takes on work."""
     password_for = partial(derive_password, settings.secret)
     auth_pool = auth_engine(role_url(settings, AUTH, password_for, admin_url))
     api_pool = api_engine(role_url(settings, API, password_for, admin_url), 1)
     credentials, passwords = Credentials(auth_pool), Passwords()
     tokens = AccessTokens(settings.secret, settings.access_token_ttl)
-    sessions = Sessions(
-        credentials, tokens, passwords, SignInThrottle(), refresh_ttl=settings.refresh_token_ttl
-    )
-    identity = Identity(
-        sessions=sessions, passwords=passwords, credentials=credentials, tenancy=Tenancy(api_pool)
-    )
+    sessions = Sessions(credentials, tokens, passwords, SignInThrottle(), refresh_ttl=settings.refresh_token_ttl)
+    identity = Identity(sessions=sessions, passwords=passwords, credentials=credentials, tenancy=Tenancy(api_pool))
     try:
         yield identity
     finally:

@@ -1,4 +1,4 @@
-"""Drawing a run from its events: a line for everything that happened, and below them, on a terminal, what happens now."""
+"""Drawing a run from its events: a line for all that happened, and below them, on a terminal, what happens now."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,12 +15,13 @@ from rich.text import Text
 from app import clock
 from app.cli.client import Event
 
+NOTHING = "\N{EN DASH}"
 MARKS = {
     "step_completed": ("✓", "green"),
     "step_failed": ("✗", "red"),
     "step_cancelled": ("✗", "yellow"),
     "step_retrying": ("↻", "yellow"),
-    "step_skipped": ("–", "dim"),
+    "step_skipped": (NOTHING, "dim"),
     "step_waiting": ("◷", "cyan"),
 }
 SKIPPED = {
@@ -34,6 +35,7 @@ SKIPPED = {
 _BAR_WIDTH = 40
 _TAIL = 100
 _LONGEST_NAME = 40
+_FUNCTION_WIDTH = 12
 _FRAMES_PER_SECOND = 12
 
 
@@ -98,8 +100,6 @@ class RunView:
                 self._step(event["type"], step_id, data)
             case "step_retrying" | "step_waiting":
                 self._step(event["type"], step_id, data)
-            case "execution_waiting":
-                self._say(("◷", "cyan"), "", Text(f"waiting: {data['reason']}, until {data['wake_at']}"))
             case "execution_cancelling":
                 self._say(("✗", "yellow"), "", Text("cancel requested"))
             case "execution_completed":
@@ -114,20 +114,24 @@ class RunView:
         self._say(("⋯", "yellow"), "", Text(f"stream cut ({printable(reason)}); again in {delay:.1f} s", "yellow"))
 
     def _step(self, kind: str, step_id: str, data: Mapping[str, Any]) -> None:
-        detail = Text(self._functions.get(step_id, ""), "dim")
         match kind:
             case "step_completed":
-                detail.append(f"  {_milliseconds(data)}", "none")
+                detail = self._spent(step_id, data)
             case "step_failed" | "step_cancelled":
-                detail.append(f"  {_milliseconds(data)}  {printable(data['error_message'] or kind)}", "red")
+                cause = printable(data["error_message"] or data["status"])
+                detail = self._spent(step_id, data).append(f"  {cause}", "red")
             case "step_retrying":
                 cause = printable(data["error_message"])
                 detail = Text(f"attempt {data['attempt']} in {data['delay_ms']} ms: {cause}", "yellow")
             case "step_skipped":
                 detail = Text(f"skipped: {SKIPPED.get(data['reason'], data['reason'])}", "dim")
             case _:
-                detail = Text(f"waits: {data['reason']}, until {data['wake_at']}", "cyan")
+                detail = Text(f"waits until {moment(data['wake_at'])} ({data['reason']})", "cyan")
         self._say(MARKS[kind], self._name(step_id, data), detail)
+
+    def _spent(self, step_id: str, data: Mapping[str, Any]) -> Text:
+        function = self._functions.get(step_id, "").ljust(_FUNCTION_WIDTH)
+        return Text.assemble((function, "dim"), f"{data['execution_time_ms']:>9,.0f} ms")
 
     def _say(self, mark: tuple[str, str], name: str, detail: Text) -> None:
         line = Text.assemble("  ", mark, "  ", name.ljust(self._width), "  ", detail)
@@ -157,10 +161,11 @@ class RunView:
         return Group(running, Text(), bar)
 
 
+def moment(text: str | None) -> str:
+    """A time of the API as people read it."""
+    return NOTHING if text is None else f"{text[:10]} {text[11:23]} UTC"
+
+
 def printable(text: object) -> str:
     """Text that may come from anywhere, without what would move the terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in str(text))
-
-
-def _milliseconds(data: Mapping[str, Any]) -> str:
-    return f"{data['execution_time_ms']:,.0f} ms"

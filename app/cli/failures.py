@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from app.domain.errors import Problems, StepstreamError
+from app.domain.errors import Problems, StepstreamError, Unavailable, first_cause
 from app.settings import SettingsError
 
 
@@ -22,7 +22,8 @@ def report(error: Exception) -> None:
     if os.environ.get("STEPSTREAM_DEBUG") == "1":
         traceback.print_exception(error)
     console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble(("Error: ", "bold red"), explain(error)), soft_wrap=True)
+    # On a terminal wrapped between words, in a log file unbroken.
+    console.print(Text.assemble(("Error: ", "bold red"), explain(error)), soft_wrap=not console.is_terminal)
 
 
 def explain(error: Exception) -> str:
@@ -30,8 +31,12 @@ def explain(error: Exception) -> str:
     match error:
         case Problems():
             return "\n".join([error.detail, *(f"  {each.pointer or '/'}: {each.detail}" for each in error.problems)])
+        case Unavailable() if isinstance(cause := first_cause(error), OSError) and str(cause) not in error.detail:
+            return f"{error.detail} ({cause})"
         case StepstreamError():
             return error.detail
+        case OSError() if error.filename:
+            return f"{error.filename}: {error.strerror}"
         case SettingsError() | OSError():
             return str(error)
         case ValidationError() if error.title == "Settings":

@@ -37,7 +37,6 @@ class Watch:
     console: Console
     server: str
     execution_id: str | None = None
-    status: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -76,18 +75,23 @@ def follow(execution_id: str, *, server: str | None, token: str | None, data_dir
 
 async def watch_to_end(client: Client, watch: Watch) -> int:
     """Draw the run until it is over, print its output; the exit code."""
+    record = await draw(client, watch)
+    watch.console.print(ending(record), soft_wrap=True)
+    if record["status"] != "COMPLETED":
+        return 1
+    print(json.dumps(record["output"], indent=2, ensure_ascii=False))
+    return 0
+
+
+async def draw(client: Client, watch: Watch) -> dict[str, Any]:
+    """Draw the run until it is over; its record."""
     if watch.execution_id is None:
         raise ValueError("there is no execution to watch yet")
     with RunView(watch.console, watch.names) as view:
         async with aclosing(client.follow(watch.execution_id, view.cut)) as events:
             async for event in events:
                 view.show(event)
-    record = await client.get(f"/executions/{watch.execution_id}")
-    watch.console.print(ending(record), soft_wrap=True)
-    if record["status"] != "COMPLETED":
-        return 1
-    print(json.dumps(record["output"], indent=2, ensure_ascii=False))
-    return 0
+    return await client.get(f"/executions/{watch.execution_id}")
 
 
 def ending(record: Mapping[str, Any]) -> Text:
@@ -186,4 +190,3 @@ def _say_how_to_go_on(watch: Watch, server: str | None, data_dir: Path | None) -
         f"\nThe run goes on without you. Watch it again: stepstream follow {watch.execution_id}{options}",
         soft_wrap=True,
     )
-

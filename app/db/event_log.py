@@ -4,11 +4,17 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 
-from app.db.link import Connect, Link
+from app.db.group_commit import GroupCommit, Refused
+from app.db.link import PIN_PLANS, Connect, Link
 from app.db.tables import execution_events as table
 from app.db.tenancy import Tenancy
 from app.domain.evolution import Event
 from app.domain.jsontext import decode
+
+ENDED = """
+SELECT e.id FROM unnest($1::text[], $2::text[]) AS asked(org_id, id)
+  JOIN executions e ON e.org_id = asked.org_id AND e.id = asked.id
+ WHERE e.status IN ('COMPLETED', 'FAILED', 'CANCELLED')"""
 
 HEADS = "SELECT id, next_seq - 1 AS head FROM executions WHERE id = ANY($1::text[])"
 
@@ -18,10 +24,12 @@ class PostgresEventLog:
 
     def __init__(self, tenancy: Tenancy, connect: Connect) -> None:
         self._tenancy = tenancy
-        self._heads = Link(connect)
+        self._link = Link(connect, PIN_PLANS)
+        self._asking = GroupCommit[tuple[str, str], bool](self._ask, _never_refused)
 
     async def close(self) -> None:
-        await self._heads.close()
+        await self._asking.stop()
+        await self._link.close()
 
     async def read(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
         query = (
@@ -38,5 +46,18 @@ class PostgresEventLog:
         ]
 
     async def heads(self, execution_ids: Sequence[str]) -> Mapping[str, int]:
-        rows = await self._heads.read(HEADS, list(execution_ids))
+        rows = await self._link.read(HEADS, execution_ids)
         return {row["id"]: row["head"] for row in rows}
+
+    async def ended(self, org_id: str, execution_id: str) -> bool:
+        self._asking.start()
+        return await self._asking.submit((org_id, execution_id))
+
+    async def _ask(self, batch: Sequence[tuple[str, str]]) -> Sequence[bool]:
+        rows = await self._link.read(ENDED, *map(list, zip(*batch, strict=True)))
+        over = {row["id"] for row in rows}
+        return [execution_id in over for _, execution_id in batch]
+
+
+def _never_refused(_asked: tuple[str, str], _refusal: Refused) -> bool:
+    return False

@@ -1,32 +1,61 @@
 """Group commit: what arrives while one commit is in flight becomes the next batch. No timer.
 
-A lone item is written at once; under load batches grow by themselves. A batch that the database refuses is halved until
-the bad item is alone, so that its neighbours are written. The write runs in a task of its own: whoever waits may be
-cancelled without cutting a commit.
+A lone item is written at once; under load batches grow by themselves, up to a bound. A batch that the database refuses
+is halved until the bad item is alone, so that its neighbours are written. The write runs in a task of its own: whoever
+waits may be cancelled without cutting a commit.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from app.domain.errors import StepstreamError
+from app import clock
+from app.domain.errors import StepstreamError, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+BATCH_ITEMS = 240
+"""So many ids fit into one notification."""
+BATCH_BYTES = 4 << 20
+"""A batch must pass well within one command's timeout on a slow network; a larger item goes alone."""
+STOP_SECONDS = 5.0
 
 OnFlush = Callable[[int, float], None]
-"""Told the size and the seconds of each commit."""
+"""Told the size and the seconds of each commit. Must not raise."""
 
 
 def ignore_flush(_size: int, _seconds: float) -> None:
     """Nobody measures."""
 
 
+def weightless(_item: object) -> int:
+    """Items too small to count their bytes."""
+    return 0
+
+
 class Refused(StepstreamError):
     """The database refuses the content of a batch; written singly, all but the bad items would pass."""
 
     code = "record_rejected"
+
+
+class _Batch(Generic[Item, Result]):
+    """Items that are committed together, and the one answer that all who gave them wait for."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.bytes = 0
+        self.answer: asyncio.Future[Sequence[Result]] = asyncio.get_running_loop().create_future()
+
+    def has_room(self, size: int) -> bool:
+        return len(self.items) < BATCH_ITEMS and self.bytes + size <= BATCH_BYTES
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # retrieved: nobody may be waiting any more
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -36,58 +65,69 @@ class GroupCommit(Generic[Item, Result]):
         self,
         write: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         refused: Callable[[Item, Refused], Result],
+        *,
+        weigh: Callable[[Item], int] = weightless,
         on_flush: OnFlush = ignore_flush,
     ) -> None:
         self._write = write
         self._refused = refused
+        self._weigh = weigh
         self._on_flush = on_flush
-        self._gathering: list[Item] = []
-        self._answer: asyncio.Future[Sequence[Result]] | None = None
+        self._gathering: deque[_Batch[Item, Result]] = deque()
         self._arrived = asyncio.Event()
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        if self._task is None:
+        """Begin; starting twice is starting once."""
+        if self._task is None and not self._stopping:
             self._task = asyncio.create_task(self._run(), name="group-commit")
 
-    async def stop(self) -> None:
-        """Write what is gathered, then end."""
-        if self._task is None:
-            return
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Take nothing more and write what is gathered; what is not written in time is Unavailable to its waiters."""
+        self._stopping = True
+        self._arrived.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=seconds)
+            self._task.cancel()
+            await asyncio.wait([self._task])
         while self._gathering:
-            await asyncio.shield(self._answer_of_batch())
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        self._task = None
+            self._gathering.popleft().fail(_unwritten())
 
     async def submit(self, item: Item) -> Result:
-        """The result of the item's commit; raises what `write` raised for its batch."""
-        answer = self._answer_of_batch()
-        position = len(self._gathering)
-        self._gathering.append(item)
+        """The result of the item's commit; raises what `write` raised for its batch, Unavailable when stopping."""
+        if self._stopping:
+            raise _unwritten()
+        size = self._weigh(item)
+        if not self._gathering or not self._gathering[-1].has_room(size):
+            self._gathering.append(_Batch())
+        batch = self._gathering[-1]
+        position = len(batch.items)
+        batch.items.append(item)
+        batch.bytes += size
         self._arrived.set()
-        return (await asyncio.shield(answer))[position]
-
-    def _answer_of_batch(self) -> "asyncio.Future[Sequence[Result]]":
-        if self._answer is None:
-            self._answer = asyncio.get_running_loop().create_future()
-        return self._answer
+        return (await asyncio.shield(batch.answer))[position]
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
             await asyncio.sleep(0)  # let everything that is ready in this turn of the loop join the batch
-            batch, answer = self._gathering, self._answer_of_batch()
-            self._gathering, self._answer = [], None
-            self._arrived.clear()
-            started = loop.time()
-            try:
-                answer.set_result(await self._commit(batch))
-            except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the answer
-                answer.set_exception(error)
-                answer.exception()  # retrieved: nobody may be waiting any more
-            self._on_flush(len(batch), loop.time() - started)
+            if self._gathering:
+                await self._flush(self._gathering.popleft())
+            if not self._gathering:
+                self._arrived.clear()
+                if self._stopping:
+                    return
+
+    async def _flush(self, batch: _Batch[Item, Result]) -> None:
+        started = clock.monotonic()
+        try:
+            batch.answer.set_result(await self._commit(batch.items))
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the answer
+            batch.fail(error)
+        finally:
+            batch.fail(_unwritten())
+        self._on_flush(len(batch.items), clock.monotonic() - started)
 
     async def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:
         try:
@@ -97,3 +137,7 @@ class GroupCommit(Generic[Item, Result]):
                 return [self._refused(batch[0], error)]
         middle = len(batch) // 2
         return [*await self._commit(batch[:middle]), *await self._commit(batch[middle:])]
+
+
+def _unwritten() -> Unavailable:
+    return Unavailable("This process is stopping; whether the database took this is unknown")

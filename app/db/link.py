@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
 
+from app import clock
 from app.db.errors import domain_error
 from app.domain.errors import Unavailable
 
@@ -26,27 +28,33 @@ class Link:
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._prepared: dict[str, Any] = {}
         self._lock = asyncio.Lock()
+        self._lost_at = float("-inf")
+        self._closed = False
 
     async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Run one statement in its own transaction.
 
-        Raises Unavailable if the database was away or busy: whether the statement took effect is then unknown, and the
-        connection is made anew next time. Every other error is the driver's own.
+        Raises Unavailable if the database was away or busy: whether the statement took effect is then unknown. Every
+        other error is the driver's own. After any error the connection is made anew: whatever was wrong with it, such
+        as a prepared plan that a migration has overtaken, does not last. Who queued behind a statement that found the
+        database away shares its fate, so that a queue of callers waits for one timeout and not for all of theirs.
         """
+        queued_at = clock.monotonic()
         async with self._lock:
+            if self._lost_at > queued_at:
+                raise Unavailable("The database does not answer. Try again.")
             try:
+                connection = await self._open()
                 statement = self._prepared.get(sql)
                 if statement is None:
-                    statement = self._prepared[sql] = await (await self._open()).prepare(sql)
+                    statement = self._prepared[sql] = await connection.prepare(sql)
                 rows: Sequence[asyncpg.Record] = await statement.fetch(*arguments)
-            except Exception as error:
-                meant = domain_error(error)
-                if not isinstance(meant, Unavailable):
-                    raise
+            except BaseException as error:
                 self._drop()
-                raise meant from error
-            except BaseException:
-                self._drop()
+                meant = domain_error(error) if isinstance(error, Exception) else None
+                if isinstance(meant, Unavailable):
+                    self._lost_at = clock.monotonic()
+                    raise meant from error
                 raise
             return rows
 
@@ -58,15 +66,18 @@ class Link:
             return await self.fetch(sql, *arguments)
 
     async def close(self) -> None:
+        """Close for good; a statement under way is cut."""
+        self._closed = True
         connection, self._connection = self._connection, None
-        self._prepared.clear()
         if connection is not None:
-            await connection.close(timeout=2)
+            await hang_up(connection)
 
     async def _open(self) -> "asyncpg.Connection[asyncpg.Record]":
         if self._connection is None or self._connection.is_closed():
             self._prepared.clear()
             self._connection = await self._connect()
+            if self._closed:
+                raise Unavailable("This process is stopping")
             if self._setup:
                 await self._connection.execute(self._setup)
         return self._connection
@@ -76,3 +87,9 @@ class Link:
         self._prepared.clear()
         if connection is not None:
             connection.terminate()
+
+
+async def hang_up(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Close a connection that may be dead already, within two seconds and without a word."""
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        await connection.close(timeout=2)

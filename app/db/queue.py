@@ -1,7 +1,7 @@
 """Claiming: executions without an owner, fairly ordered, taken under row locks that raise the lease epoch."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import asyncpg
 
@@ -10,33 +10,49 @@ from app.domain.jsontext import decode
 from app.engine.ports import Claim, Mail, StoredStep
 
 CLAIM = """
-WITH ready AS (
-  SELECT id FROM executions WHERE owner IS NULL AND status IN ('PENDING', 'RUNNING', 'CANCELLING')
-   ORDER BY priority DESC, created_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
-), due AS (
-  SELECT id FROM executions WHERE owner IS NULL AND status IN ('WAITING', 'PAUSED') AND wake_at <= clock_timestamp()
+WITH due AS (
+  SELECT id FROM executions WHERE owner IS NULL AND status IN ('WAITING', 'PAUSED') AND wake_at <= now()
    ORDER BY wake_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 ), called AS (
   SELECT id FROM executions WHERE owner IS NULL AND status IN ('WAITING', 'PAUSED')
-     AND id IN (SELECT execution_id FROM execution_inbox WHERE applied_at IS NULL)
-   LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+     AND id IN (SELECT execution_id FROM execution_inbox WHERE applied_at IS NULL) AND id NOT IN (SELECT id FROM due)
+   LIMIT $2 - (SELECT count(*) FROM due) FOR NO KEY UPDATE SKIP LOCKED
+), ready AS (
+  SELECT id FROM executions WHERE owner IS NULL AND status IN ('PENDING', 'RUNNING', 'CANCELLING')
+   ORDER BY priority DESC, created_at
+   LIMIT $2 - (SELECT count(*) FROM due) - (SELECT count(*) FROM called) FOR NO KEY UPDATE SKIP LOCKED
 ), picked AS (
-  SELECT id FROM due UNION SELECT id FROM called UNION SELECT id FROM ready LIMIT $2
+  SELECT id FROM due UNION ALL SELECT id FROM called UNION ALL SELECT id FROM ready
 )
 UPDATE executions e SET owner = $1, lease_epoch = e.lease_epoch + 1
   FROM picked WHERE e.id = picked.id
 RETURNING e.id, e.org_id, e.workflow_id, e.workflow_version, e.user_id, e.root_id, e.status, e.input_data,
   e.agent_results, e.progress, e.created_at, e.started_at, e.deadline_at, e.last_recorded_at, e.owner, e.lease_epoch,
   e.write_no, e.next_seq, e.recoveries, clock_timestamp() AS claimed_at,
-  EXISTS (SELECT FROM execution_inbox i WHERE i.execution_id = e.id) AS has_mail"""
+  EXISTS (SELECT FROM execution_inbox i WHERE i.execution_id = e.id AND i.applied_at IS NULL) AS has_mail"""
+"""Who woke goes first, then the rest by priority and age. No more rows are locked than are taken, so that claimers do
+not hide work from each other."""
 
-STEPS = "SELECT * FROM execution_steps WHERE execution_id = ANY($1::text[])"
+RELEASE = """
+UPDATE executions e SET owner = NULL
+ WHERE e.owner = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS kept(id) WHERE kept.id = e.id)
+RETURNING e.id"""
 
-MAIL = """
-SELECT i.id, i.execution_id, i.kind, i.payload, i.user_id
-  FROM execution_inbox i JOIN executions e ON e.id = i.execution_id
- WHERE i.execution_id = ANY($1::text[]) AND (i.applied_at IS NULL OR (i.kind = 'cancel' AND e.status = 'CANCELLING'))
- ORDER BY i.id"""
+STEPS = """
+SELECT execution_id, path, status, attempt, failures, input, output, ports, error, error_code, reason, wake_at,
+       started_at, attempt_started_at, completed_at, execution_time_ms, tokens_used, cost
+  FROM execution_steps WHERE execution_id = ANY($1::text[])"""
+
+UNREAD = """
+SELECT id, execution_id, kind, payload, user_id FROM execution_inbox
+ WHERE execution_id = ANY($1::text[]) AND applied_at IS NULL
+ ORDER BY id"""
+
+APPLIED_CANCELS = """
+SELECT id, execution_id, kind, payload, user_id FROM execution_inbox
+ WHERE execution_id = ANY($1::text[]) AND applied_at IS NOT NULL AND kind = 'cancel'
+ ORDER BY id"""
+"""Why a run that changed hands is being cancelled, and who asked for it."""
 
 WITH_MAIL = """
 SELECT DISTINCT i.execution_id FROM execution_inbox i JOIN executions e ON e.id = i.execution_id
@@ -60,17 +76,17 @@ class Queue:
 
     async def claim(self, worker_id: str, limit: int) -> list[Claim]:
         rows = await self._claims.fetch(CLAIM, worker_id, limit)
-        begun = [row["id"] for row in rows if row["write_no"] > 0]
-        steps = defaultdict(list)
-        if begun:
-            for stored in await self._claims.read(STEPS, begun):
-                steps[stored["execution_id"]].append(_stored_step(stored))
-        mail = await self._mail(row["id"] for row in rows if row["has_mail"])
+        steps = await self._steps([row["id"] for row in rows if row["write_no"] > 0])
+        mail = await self._mail(APPLIED_CANCELS, [row["id"] for row in rows if row["status"] == "CANCELLING"])
+        unread = await self._mail(UNREAD, [row["id"] for row in rows if row["has_mail"]])
         ordered = sorted(rows, key=lambda row: row["created_at"])
-        return [_claim(row, steps[row["id"]], mail[row["id"]]) for row in ordered]
+        return [_claim(row, steps[row["id"]], mail[row["id"]] + unread[row["id"]]) for row in ordered]
+
+    async def release(self, worker_id: str, keep: Sequence[str]) -> int:
+        return len(await self._claims.fetch(RELEASE, worker_id, keep))
 
     async def mail(self, execution_id: str) -> list[Mail]:
-        return (await self._mail([execution_id]))[execution_id]
+        return (await self._mail(UNREAD, [execution_id]))[execution_id]
 
     async def with_mail(self, worker_id: str) -> list[str]:
         return [row["execution_id"] for row in await self._reads.read(WITH_MAIL, worker_id)]
@@ -80,10 +96,17 @@ class Queue:
         row = (await self._reads.read(DEPTH))[0]
         return int(row["depth"]), float(row["oldest"])
 
-    async def _mail(self, execution_ids: Iterable[str]) -> dict[str, list[Mail]]:
+    async def _steps(self, execution_ids: Sequence[str]) -> dict[str, list[StoredStep]]:
+        found: dict[str, list[StoredStep]] = defaultdict(list)
+        if execution_ids:
+            for row in await self._claims.read(STEPS, execution_ids):
+                found[row["execution_id"]].append(_stored_step(row))
+        return found
+
+    async def _mail(self, query: str, execution_ids: Sequence[str]) -> dict[str, list[Mail]]:
         found: dict[str, list[Mail]] = defaultdict(list)
-        if ids := list(execution_ids):
-            for row in await self._reads.read(MAIL, ids):
+        if execution_ids:
+            for row in await self._reads.read(query, execution_ids):
                 item = Mail(row["id"], row["kind"], decode(row["payload"]), row["user_id"])
                 found[row["execution_id"]].append(item)
         return found

@@ -21,7 +21,7 @@ WITH t AS (
          key, fingerprint)
 ), k AS (
   INSERT INTO idempotency_keys (org_id, key, fingerprint, execution_id)
-  SELECT org_id, key, fingerprint, id FROM t WHERE key IS NOT NULL
+  SELECT org_id, key, fingerprint, id FROM t WHERE key IS NOT NULL ORDER BY org_id, key
   ON CONFLICT DO NOTHING RETURNING execution_id
 ), x AS (
   INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, input_data, labels, priority,

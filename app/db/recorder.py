@@ -2,18 +2,20 @@
 
 Guarantees. A transition is written whole or not at all, only by the owner in its lease epoch, and exactly once: when
 the answer to a commit is lost, the batch is sent again unchanged, and finding its write number tells that it was
-recorded. Events are published after their commit. A transition the database refuses fails alone. While the database is
-away, transitions wait; accepting new executions fails after `ACCEPT_SECONDS` instead.
+recorded. Events are published after their commit. A transition whose content the database refuses fails alone. While
+the database is away, transitions wait; accepting new executions fails after `ACCEPT_SECONDS` instead.
 """
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from zlib import crc32
 
 import asyncpg
 import structlog
 
 from app import clock
+from app.db.errors import domain_error
 from app.db.group_commit import GroupCommit, OnFlush, Refused, ignore_flush
 from app.db.link import PIN_PLANS, Connect, Link
 from app.db.record_sql import (
@@ -25,7 +27,7 @@ from app.db.record_sql import (
     accept_arguments,
     record_arguments,
 )
-from app.domain.errors import Problem, Problems, Unavailable, clean_text
+from app.domain.errors import Problem, Problems, StepstreamError, Unavailable, clean_text
 from app.engine.ports import (
     Accepted,
     AlreadyAccepted,
@@ -39,10 +41,22 @@ from app.engine.ports import (
 from app.engine.transition import Transition
 
 ACCEPT_SECONDS = 10.0
+LONGEST_PAUSE = 2.0
 
 log = structlog.get_logger("recorder")
 
-AcceptResult = Accepted | AlreadyAccepted | Problems
+AcceptResult = Accepted | AlreadyAccepted | StepstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A new execution, and the monotonic time at which whoever offered it stops waiting."""
+
+    new: NewExecution
+    until: float
+
+    def bytes(self) -> int:
+        return len(self.new.input_text) + len(self.new.labels_text)
 
 
 class GroupRecorder:
@@ -60,104 +74,111 @@ class GroupRecorder:
         writers: int = 2,
         on_flush: OnFlush = ignore_flush,
     ) -> None:
-        self._bus = bus
         self._acceptor = Link(connect, PIN_PLANS)
-        self._accepting = GroupCommit(self._accept, _accept_refused, on_flush)
-        self._writers = [_Writer(Link(connect, PIN_PLANS), sender, on_flush) for _ in range(writers)]
+        self._accepting = GroupCommit[_Offer, AcceptResult](
+            self._accept, _accept_refused, weigh=_Offer.bytes, on_flush=on_flush
+        )
+        self._writers = [_Writer(Link(connect, PIN_PLANS), bus, sender, on_flush) for _ in range(writers)]
 
     def start(self) -> None:
+        """Begin to write; what is submitted earlier waits."""
         self._accepting.start()
         for writer in self._writers:
             writer.commits.start()
 
     async def stop(self) -> None:
-        """Write what is waiting, then close the connections."""
-        await self._accepting.stop()
-        await self._acceptor.close()
-        for writer in self._writers:
-            await writer.commits.stop()
-            await writer.link.close()
+        """Write what is waiting, if the database answers within seconds, and close the connections."""
+        await asyncio.gather(self._accepting.stop(), *(writer.commits.stop() for writer in self._writers))
+        await asyncio.gather(self._acceptor.close(), *(writer.link.close() for writer in self._writers))
 
     async def create(self, new: NewExecution) -> Accepted | AlreadyAccepted:
         """Accept an execution: durable on return. Raises Unavailable, or Problems for what cannot be stored."""
         try:
             async with asyncio.timeout(ACCEPT_SECONDS):
-                result = await self._accepting.submit(new)
-        except TimeoutError as error:
-            raise Unavailable("The database does not answer; whether the execution was accepted is unknown") from error
-        if isinstance(result, Problems):
+                result = await self._accepting.submit(_Offer(new, clock.monotonic() + ACCEPT_SECONDS))
+        except TimeoutError:
+            raise _unanswered() from None
+        if isinstance(result, StepstreamError):
             raise result
         return result
 
     async def record(self, transition: Transition) -> RecordResult:
-        """Write one transition and publish its events."""
+        """Write one transition; its events are published even if nobody waits for the answer any more."""
         writer = self._writers[crc32(transition.execution_id.encode()) % len(self._writers)]
-        result = await writer.commits.submit(transition)
-        if isinstance(result, Recorded):
-            self._bus.publish(transition.execution_id, transition.events)
-        return result
+        return await writer.commits.submit(transition)
 
-    async def _accept(self, batch: Sequence[NewExecution]) -> Sequence[AcceptResult]:
-        arguments = accept_arguments(batch)
+    async def _accept(self, batch: Sequence[_Offer]) -> Sequence[AcceptResult]:
+        """Accept a batch. What nobody waits for any more is not sent: its sender was told to try again."""
+        now = clock.monotonic()
+        timely = [offer.new for offer in batch if offer.until > now]
+        found = await self._accept_timely(timely) if timely else {}
+        return [found.get(offer.new.id) or _unanswered() for offer in batch]
+
+    async def _accept_timely(self, news: Sequence[NewExecution]) -> dict[str, AcceptResult]:
+        """By execution id. A lost answer is asked for again: ACCEPT inserts nothing twice."""
         try:
-            rows = await self._acceptor.fetch(ACCEPT, *arguments)
-        except Unavailable:
-            rows = await self._acceptor.fetch(ACCEPT, *arguments)
+            arguments = accept_arguments(news)
+            try:
+                rows = await self._acceptor.fetch(ACCEPT, *arguments)
+            except Unavailable:
+                rows = await self._acceptor.fetch(ACCEPT, *arguments)
         except Exception as error:
-            raise _refused(error) from error
-        created = {row["id"]: row["created_at"] for row in rows}
-        missing = [new for new in batch if new.id not in created]
-        kept = await self._kept(missing)
-        return [
-            Accepted(created[new.id]) if new.id in created else kept[new.org_id, new.idempotency_key or new.id]
-            for new in batch
-        ]
+            raise _refusal(error) or error from error
+        found: dict[str, AcceptResult] = {row["id"]: Accepted(row["created_at"]) for row in rows}
+        missing = [new for new in news if new.id not in found]
+        return found | await self._kept(missing) if missing else found
 
-    async def _kept(self, missing: Sequence[NewExecution]) -> dict[tuple[str, str], AcceptResult]:
-        """What stands for executions that ACCEPT did not insert: an earlier key, or themselves after a lost answer."""
-        if not missing:
-            return {}
-        found: dict[tuple[str, str], AcceptResult] = {}
-        stored = await self._acceptor.fetch(ACCEPTED, [new.id for new in missing])
-        times = {row["id"]: row["created_at"] for row in stored}
-        keyed = [new for new in missing if new.idempotency_key is not None]
-        rows = await self._acceptor.fetch(KEPT_KEYS, [n.org_id for n in keyed], [n.idempotency_key for n in keyed])
-        for row in rows:
-            found[row["org_id"], row["key"]] = AlreadyAccepted(row["execution_id"], row["fingerprint"])
-        for new in missing:
-            if new.id in times:
-                found[new.org_id, new.idempotency_key or new.id] = Accepted(times[new.id])
+    async def _kept(self, missing: Sequence[NewExecution]) -> dict[str, AcceptResult]:
+        """What stands for executions that ACCEPT did not insert: themselves after a lost answer, or an earlier key."""
+        stored = await self._acceptor.read(ACCEPTED, [new.id for new in missing])
+        found: dict[str, AcceptResult] = {row["id"]: Accepted(row["created_at"]) for row in stored}
+        keyed = [new for new in missing if new.idempotency_key is not None and new.id not in found]
+        rows = await self._acceptor.read(KEPT_KEYS, [n.org_id for n in keyed], [n.idempotency_key for n in keyed])
+        kept = {(row["org_id"], row["key"]): AlreadyAccepted(row["execution_id"], row["fingerprint"]) for row in rows}
+        for new in keyed:
+            if earlier := kept.get((new.org_id, new.idempotency_key)):
+                found[new.id] = earlier
         return found
 
 
 class _Writer:
     """One connection's stream of transitions."""
 
-    def __init__(self, link: Link, sender: str, on_flush: OnFlush) -> None:
+    def __init__(self, link: Link, bus: EventBus, sender: str, on_flush: OnFlush) -> None:
         self.link = link
+        self._bus = bus
         self._sender = sender
         self.commits = GroupCommit[Transition, RecordResult](
-            self._write, lambda _, error: Rejected(error.detail), on_flush
+            self._write, lambda _, error: Rejected(error.detail), weigh=Transition.bytes, on_flush=on_flush
         )
 
     async def _write(self, batch: Sequence[Transition]) -> Sequence[RecordResult]:
-        """Commit a batch; waits out outages, and then finds out what an unanswered commit did."""
-        arguments = record_arguments(batch, self._sender)
-        delay, unanswered = 0.05, False
+        """Commit a batch and publish its events."""
+        recorded = await self._commit(batch)
+        for transition in batch:
+            if transition.execution_id in recorded:
+                self._bus.publish(transition.execution_id, transition.events)
+        return [Recorded() if t.execution_id in recorded else LeaseLost() for t in batch]
+
+    async def _commit(self, batch: Sequence[Transition]) -> set[str]:
+        """The ids recorded; waits out whatever is wrong with the database, and then finds out what it had done."""
+        pause, unanswered = 0.05, False
         while True:
             try:
-                rows = await self.link.fetch(RECORD, *arguments)
+                rows = await self.link.fetch(RECORD, *record_arguments(batch, self._sender))
                 recorded = set(rows[0]["recorded"] or ())
                 if unanswered:
                     recorded |= await self._recorded_before(batch)
-                return [Recorded() if t.execution_id in recorded else LeaseLost() for t in batch]
+                return recorded
             except Unavailable as error:
-                unanswered = True
-                log.warning("database_away", reason=error.code, waiting=len(batch), retry_in=delay)
+                log.warning("database_away", reason=error.code, waiting=len(batch), retry_in=pause)
             except Exception as error:
-                raise _refused(error) from error
-            await asyncio.sleep(delay * (0.5 + clock.jitter() / 2))
-            delay = min(delay * 2, 2.0)
+                if refusal := _refusal(error):
+                    raise refusal from error
+                log.exception("record_failed", waiting=len(batch), retry_in=pause)
+            unanswered = True
+            await asyncio.sleep(pause * (0.5 + clock.jitter() / 2))
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _recorded_before(self, batch: Sequence[Transition]) -> set[str]:
         rows = await self.link.fetch(POSITIONS, [t.execution_id for t in batch])
@@ -165,12 +186,30 @@ class _Writer:
         return {t.execution_id for t in batch if stored.get(t.execution_id) == (t.epoch, t.write_no)}
 
 
-def _refused(error: Exception) -> Refused:
-    state = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
-    return Refused(clean_text(f"{type(error).__name__} ({state or 'no SQLSTATE'}): {error}", 300))
+_CONTENT = ("22", "23", "54", "SS")
+"""SQLSTATE classes that speak of what was sent: data, constraints, limits, and our own triggers' verdicts."""
 
 
-def _accept_refused(new: NewExecution, error: Refused) -> AcceptResult:
+def _refusal(error: Exception) -> Refused | None:
+    """The refusal that an error means, None for one that speaks of the surroundings: rights, schema, connection.
+
+    An error that is not the database's arose from arguments that cannot even be sent.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        if not (error.sqlstate or "").startswith(_CONTENT):
+            return None
+    elif isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | StepstreamError):
+        return None
+    state = getattr(error, "sqlstate", None) or "no SQLSTATE"
+    return Refused(clean_text(f"{type(error).__name__} ({state}): {error}", 300))
+
+
+def _accept_refused(offer: _Offer, refusal: Refused) -> AcceptResult:
+    log.error("execution_refused", execution_id=offer.new.id, reason=refusal.detail)
+    meant = domain_error(refusal.__cause__) if isinstance(refusal.__cause__, Exception) else None
     problem = Problem("value_not_storable", "The database cannot store this execution", "")
-    log.error("execution_refused", execution_id=new.id, reason=error.detail)
-    return Problems("The execution cannot be stored", [problem], code="value_not_storable")
+    return meant or Problems("The execution cannot be stored", [problem], code="value_not_storable")
+
+
+def _unanswered() -> Unavailable:
+    return Unavailable("The database does not answer; whether the execution was accepted is unknown")

@@ -61,9 +61,9 @@ def driver_url(url: str) -> str:
 
 
 def _own_url(settings: Settings, role: str) -> SecretStr | None:
-    return {API: settings.api_database_url, ENGINE: settings.engine_database_url, AUTH: settings.auth_database_url}[
-        role
-    ]
+    urls = {API: settings.api_database_url, ENGINE: settings.engine_database_url, AUTH: settings.auth_database_url}
+    # A variable that is set to nothing, as compose files do, is not set.
+    return urls[role] or None
 
 
 def _variable(role: str) -> str:

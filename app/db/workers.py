@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from app.db.link import Connect, Link
+from app.db.link import PIN_PLANS, Connect, Link
+
+PROC = Path("/proc")
 
 REGISTER = """
 INSERT INTO workers (id, host, pid, incarnation, lease_until)
@@ -23,19 +25,37 @@ UPDATE workers SET lease_until = clock_timestamp() + $2 * interval '1 second' WH
 NEIGHBOURS = "SELECT id, pid, incarnation FROM workers WHERE host = $1 AND id <> $2"
 
 RESCUE = """
-WITH dead AS (
-  SELECT id FROM workers WHERE id <> $1 AND (lease_until < clock_timestamp() OR id = ANY($2::text[]))
+WITH RECURSIVE dead AS (
+  SELECT id FROM workers WHERE id <> $1 AND (id = ANY($2::text[]) OR ($3 AND lease_until < clock_timestamp()))
    ORDER BY id FOR UPDATE SKIP LOCKED
 ), gone AS (
   DELETE FROM workers w USING dead WHERE w.id = dead.id
+), owners AS (
+  (SELECT owner FROM executions WHERE owner IS NOT NULL ORDER BY owner LIMIT 1)
+  UNION ALL
+  SELECT (SELECT e.owner FROM executions e WHERE e.owner > o.owner ORDER BY e.owner LIMIT 1)
+    FROM owners o WHERE o.owner IS NOT NULL
+), lost AS (
+  SELECT id FROM dead
+  UNION ALL
+  SELECT o.owner FROM owners o WHERE o.owner IS NOT NULL AND NOT EXISTS (SELECT FROM workers w WHERE w.id = o.owner)
+), locked AS (
+  SELECT e.id FROM executions e WHERE e.owner IN (SELECT id FROM lost) ORDER BY e.id FOR NO KEY UPDATE
 ), freed AS (
-  UPDATE executions e SET owner = NULL, recoveries = e.recoveries + 1 FROM dead WHERE e.owner = dead.id RETURNING e.id
+  UPDATE executions e SET owner = NULL, recoveries = e.recoveries + 1 FROM locked WHERE e.id = locked.id RETURNING e.id
 )
 SELECT count(*) AS freed FROM freed"""
+"""Besides the dead it looks for owners that have no lease at all: a claim may have been committed by a worker in the
+moment its row was deleted. Rows are locked in id order, as the recorder does."""
 
 RETIRE = """
-WITH gone AS (DELETE FROM workers WHERE id = $1),
-freed AS (UPDATE executions SET owner = NULL WHERE owner = $1 RETURNING id)
+WITH gone AS (
+  DELETE FROM workers WHERE id = $1
+), locked AS (
+  SELECT id FROM executions WHERE owner = $1 ORDER BY id FOR NO KEY UPDATE
+), freed AS (
+  UPDATE executions e SET owner = NULL FROM locked WHERE e.id = locked.id RETURNING e.id
+)
 SELECT count(*) AS freed, (SELECT pg_notify('stepstream_work', '')) AS rung FROM freed"""
 
 
@@ -44,7 +64,7 @@ class Workers:
 
     def __init__(self, connect: Connect) -> None:
         self._leases = Link(connect)
-        self._sweeps = Link(connect)
+        self._sweeps = Link(connect, PIN_PLANS)
         self._host = host_identity()
 
     async def close(self) -> None:
@@ -58,10 +78,10 @@ class Workers:
     async def renew(self, worker_id: str, ttl: float) -> bool:
         return bool(await self._leases.fetch(RENEW, worker_id, ttl))
 
-    async def rescue(self, worker_id: str) -> int:
+    async def rescue(self, worker_id: str, *, expired: bool) -> int:
         neighbours = await self._sweeps.fetch(NEIGHBOURS, self._host, worker_id)
         known_dead = [row["id"] for row in neighbours if incarnation(row["pid"]) != row["incarnation"]]
-        rows = await self._sweeps.fetch(RESCUE, worker_id, known_dead)
+        rows = await self._sweeps.fetch(RESCUE, worker_id, known_dead, expired)
         return int(rows[0]["freed"])
 
     async def retire(self, worker_id: str) -> None:
@@ -71,19 +91,26 @@ class Workers:
 def host_identity() -> str:
     """Names the set of processes that see each other's pids: the boot of the machine and the pid namespace."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        namespace = Path("/proc/self/ns/pid").readlink()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = (PROC / "self/ns/pid").readlink()
     except OSError:
         return f"{socket.gethostname()}/{psutil.boot_time():.0f}"
     return f"{boot}/{namespace}"
 
 
 def incarnation(pid: int) -> str | None:
-    """Tells a process from another one that got its pid later; None if there is no such process."""
+    """Tells a process from another one that got its pid later; None if it has ended.
+
+    On Linux this is its start in ticks since boot: times of day would change with the clock, and make the living look
+    dead.
+    """
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return f"{process.create_time():.2f}"
-    except psutil.Error:
+        if not PROC.is_dir():
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
+        # Behind the name, which may hold anything, come the state and, 19 fields on, the start.
+        stat = (PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
+        state, *fields = stat.rpartition(")")[2].split()
+    except (OSError, psutil.Error):
         return None
+    return None if state in {"Z", "X"} else fields[18]

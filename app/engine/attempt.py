@@ -10,6 +10,7 @@ from typing import Any
 from app import clock
 from app.domain import events
 from app.domain.compiled import CompiledStep
+from app.domain.durations import LONGEST
 from app.domain.errors import Failure, clean_text, failure_of
 from app.domain.events import EventData
 from app.domain.jsontext import JSON, NotJson, decode, encode
@@ -18,6 +19,8 @@ from app.domain.steps import Done, Sleep
 from app.engine.step_types import StepType
 
 DELTA_SECONDS = 0.1
+ARGUMENTS_LIMIT = 16_384
+"""Characters of a tool call's arguments that an event holds; more is shown cut, as text."""
 
 Say = Callable[[str, str, EventData], None]
 """Adds an event: step id, type, data."""
@@ -36,6 +39,18 @@ class OutputRules:
                 text = text.replace(secret, "[secret]")
         return text
 
+    def message(self, text: str) -> str:
+        """Text for people: scrubbed, storable, of bounded length."""
+        return clean_text(self.scrub(str(text)))
+
+    def arguments(self, value: JSON) -> JSON:
+        """Any value as JSON that an event can hold."""
+        try:
+            text = self.scrub(encode(value))
+            return decode(text) if len(text) <= ARGUMENTS_LIMIT else clean_text(text)
+        except NotJson:
+            return self.message(repr(value))
+
     def text(self, value: JSON) -> str:
         """The JSON text to record; raises NotJson or OutputTooLarge."""
         text = self.scrub(encode(value))
@@ -52,7 +67,15 @@ class AttemptContext:
     """The StepContext of one attempt. Safe to use from the step's own threads."""
 
     def __init__(
-        self, *, execution_id: str, org_id: str, step_id: str, attempt: int, idempotency_key: str, say: Say
+        self,
+        *,
+        execution_id: str,
+        org_id: str,
+        step_id: str,
+        attempt: int,
+        idempotency_key: str,
+        rules: OutputRules,
+        say: Say,
     ) -> None:
         self.execution_id = execution_id
         self.org_id = org_id
@@ -60,6 +83,7 @@ class AttemptContext:
         self.attempt = attempt
         self.idempotency_key = idempotency_key
         self.cancelled = False
+        self._rules = rules
         self._say = say
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -70,21 +94,22 @@ class AttemptContext:
 
     def log(self, message: str, level: str = "info") -> None:
         known = level if level in {"debug", "info", "warning", "error"} else "info"
-        self._post("step_log", events.StepLog(level=known, message=clean_text(message)))  # type: ignore[typeddict-item]
+        self._post("step_log", events.StepLog(level=known, message=self._rules.message(message)))  # type: ignore[typeddict-item]
 
     def progress(self, fraction: float, message: str = "") -> None:
         at = clock.monotonic()
         if at - self._last_progress < DELTA_SECONDS and fraction < 1:
             return
         self._last_progress = at
-        bounded = min(max(fraction, 0.0), 1.0)
-        self._post("step_progress", events.StepProgress(fraction=bounded, message=clean_text(message)))
+        bounded = min(1.0, max(0.0, fraction))  # in this order NaN becomes 0
+        self._post("step_progress", events.StepProgress(fraction=bounded, message=self._rules.message(message)))
 
     def token(self, text: str) -> None:
-        self._on_loop(self._gather, clean_text(text))
+        self._on_loop(self._gather, text)
 
     def tool_call(self, name: str, arguments: JSON) -> None:
-        self._post("tool_call", events.ToolCall(name=clean_text(name), arguments=arguments))
+        known = events.ToolCall(name=self._rules.message(name), arguments=self._rules.arguments(arguments))
+        self._post("tool_call", known)
 
     def close(self) -> None:
         """Send what is gathered; whatever is said later is dropped."""
@@ -115,8 +140,8 @@ class AttemptContext:
             self._flush_timer.cancel()
             self._flush_timer = None
         if self._text and not self._closed:
-            text, self._text = "".join(self._text), []
-            self._say(self.step_id, "token_delta", events.TokenDelta(text=text))
+            text, self._text = self._rules.scrub("".join(self._text)), []
+            self._say(self.step_id, "token_delta", events.TokenDelta(text=clean_text(text, len(text))))
 
 
 def idempotency_key(root_id: str, path: str, config: Mapping[str, Any]) -> str:
@@ -128,7 +153,7 @@ def idempotency_key(root_id: str, path: str, config: Mapping[str, Any]) -> str:
 async def run_attempt(
     step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
 ) -> Outcome:
-    """Make the attempt and say how it ended; only cancellation by the owner leaves it as an exception."""
+    """Make the attempt and say how it ended; only a cancellation from outside leaves it as an exception."""
     try:
         async with asyncio.timeout(step.timeout) as limit:
             result = await step_type.run(context, config)
@@ -136,11 +161,14 @@ async def run_attempt(
     except asyncio.CancelledError:
         if context.cancelled:
             return Aborted()
-        raise
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        message = f"Step '{step.id}' raised CancelledError, though nobody cancelled it"
+        return _failed(Failure("step_error", message), rules)
     except TimeoutError as error:
         if limit.expired():
-            message = f"Step '{step.id}' did not end within its timeout of {step.timeout:g} s"
-            return _failed(Failure("step_timeout", message), rules)
+            return timed_out(step)
         return _failed(failure_of(error), rules)
     except NotJson as error:
         message = f"The output of step '{step.id}' is not JSON: {error}"
@@ -153,17 +181,28 @@ async def run_attempt(
         context.close()
 
 
+def timed_out(step: CompiledStep) -> Failed:
+    """The outcome of an attempt that overran its time."""
+    message = f"Step '{step.id}' did not end within its timeout of {step.timeout:g} s"
+    return Failed(Failure("step_timeout", message), clock.jitter())
+
+
 def _outcome(result: Done | Sleep, rules: OutputRules) -> Outcome:
     text = rules.text(result.output)
     output = decode(text)
     match result:
         case Sleep():
-            return Slept(result.seconds, output, text)
+            return Slept(_seconds(result.seconds), output, text)
         case Done():
             agent = None if result.agent_result is None else decode(rules.text(result.agent_result))
             return Succeeded(output, text, result.ports, result.usage, agent)
 
 
 def _failed(failure: Failure, rules: OutputRules) -> Failed:
-    message = clean_text(rules.scrub(failure.message))
-    return Failed(Failure(failure.code, message, failure.retryable, failure.retry_after), clock.jitter())
+    retry_after = None if failure.retry_after is None else _seconds(failure.retry_after)
+    return Failed(Failure(failure.code, rules.message(failure.message), failure.retryable, retry_after), clock.jitter())
+
+
+def _seconds(wish: float) -> float:
+    """A wait that time can be added to, whatever a step or a server asked for."""
+    return min(LONGEST, max(0.0, wish))

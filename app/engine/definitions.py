@@ -1,5 +1,6 @@
 """Stored workflow versions made ready to run, kept because versions never change."""
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -17,21 +18,28 @@ class Definitions:
 
     source: DefinitionSource
     catalog: StepCatalog
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _kept: OrderedDict[tuple[str, str, int], CompiledWorkflow] = field(default_factory=OrderedDict)
 
     async def get(self, org_id: str, workflow_id: str, version: int) -> CompiledWorkflow:
         """The compiled version; raises Problems (`workflow_invalid`) if it cannot run here."""
         key = (org_id, workflow_id, version)
-        if (kept := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
-            return kept
+        if key not in self._kept:
+            # One at a time: a crowd of executions of one workflow compiles it once.
+            async with self._loading:
+                if key not in self._kept:
+                    await self._load(key)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    async def _load(self, key: tuple[str, str, int]) -> None:
+        org_id, workflow_id, version = key
         checked = check_definition(await self.source.definition(org_id, workflow_id, version), self.catalog)
         if checked.workflow is None:
             raise invalid(checked.problems)
         self._kept[key] = checked.workflow
         if len(self._kept) > KEEP:
             self._kept.popitem(last=False)
-        return checked.workflow
 
     def missing_setup(self, workflow: CompiledWorkflow) -> list[Problem]:
         """What the surroundings lack now (a model without its key), though the definition itself is right."""

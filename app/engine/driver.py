@@ -6,23 +6,25 @@ If the lease is lost the driver stops without writing anything: the next owner g
 """
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
 from app import clock
 from app.domain.compiled import CompiledWorkflow
 from app.domain.decisions import StartStep
-from app.domain.errors import Failure
-from app.domain.events import EventData
+from app.domain.errors import Failure, Unavailable, failure_of
+from app.domain.events import EventData, StepLog
 from app.domain.evolution import Changes, evolve, note, suspend
 from app.domain.planner import next_wake, plan
-from app.domain.snapshot import Aborted, Outcome, Snapshot, StopReason
+from app.domain.snapshot import Aborted, Failed, Outcome, Snapshot, StopReason, Succeeded
 from app.domain.states import ExecutionStatus
 from app.domain.steps import Effect
-from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt
+from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, timed_out
 from app.engine.failsafe import Position, give_up
 from app.engine.ports import Claim, LeaseLost, Mail, Recorded, Recorder, Rejected
 from app.engine.restore import restore, stop_requested
@@ -33,16 +35,23 @@ from app.engine.transition import Fence, build_transition
 HOLD_SECONDS = 1.0
 """A wait up to this long is sat out in memory; a longer one is recorded as WAITING and gives up the lease."""
 
+LEAVE_SECONDS = 2.0
+"""How long a driver that leaves waits for its cancelled attempts."""
+SAID_LIMIT = 2_000
+"""What a run may say between two commits; what is said beyond is counted, not kept."""
+OUTCOME_BYTES = 8 << 20
+"""Outcomes of one transition: more of them wait for the next one, so that a statement stays of a size to send."""
+
 log = structlog.get_logger("engine")
 
 
 class RecordedClock:
     """Recorded time: the database's time at the claim plus the monotonic clock since; it never goes backwards."""
 
-    def __init__(self, claimed_at: datetime, last_recorded_at: datetime | None) -> None:
-        self._base = claimed_at
+    def __init__(self, claim: Claim) -> None:
+        self._base = claim.claimed_at
         self._since = clock.monotonic()
-        self._last = claimed_at if last_recorded_at is None else max(claimed_at, last_recorded_at)
+        self._last = max(claim.claimed_at, claim.last_recorded_at or claim.created_at)
 
     def now(self) -> datetime:
         self._last = max(self._last, self._base + timedelta(seconds=clock.monotonic() - self._since))
@@ -64,16 +73,16 @@ class DriverPorts:
         """End a claimed execution as FAILED before it could be driven."""
         fence = Fence(claim.id, claim.org_id, claim.owner, claim.epoch)
         recorded = Position(claim.write_no, claim.next_seq, claim.progress)
-        at = RecordedClock(claim.claimed_at, claim.last_recorded_at).now()
-        await give_up(fence, recorded, self.recorder, failure, at)
+        await give_up(fence, recorded, self.recorder, failure, RecordedClock(claim).now())
 
 
 @dataclass(slots=True)
 class RunningAttempt:
-    """An attempt under way: its task and the context it was given."""
+    """An attempt under way: its task, the context it was given, and the timer for when it ignores its time limit."""
 
     task: "asyncio.Task[Outcome]"
     context: AttemptContext
+    overdue: asyncio.TimerHandle
 
 
 class Driver:
@@ -83,12 +92,14 @@ class Driver:
         self._claim = claim
         self._workflow = workflow
         self._ports = ports
-        self._clock = RecordedClock(claim.claimed_at, claim.last_recorded_at)
+        self._clock = RecordedClock(claim)
         self._snapshot: Snapshot = restore(workflow, claim)
         self._fence = Fence(claim.id, claim.org_id, claim.owner, claim.epoch)
         self._recorded = Position(claim.write_no, claim.next_seq, claim.progress)
         self._attempts: dict[str, RunningAttempt] = {}
+        self._outcomes: deque[tuple[str, Outcome, datetime]] = deque()
         self._said: list[tuple[str, str, EventData]] = []
+        self._unsaid: Counter[str] = Counter()
         self._unread: list[Mail] = list(claim.mail)
         self._has_mail = False
         self._fact = asyncio.Event()
@@ -107,7 +118,7 @@ class Driver:
                 self._abort_if_stopping()
                 await self._next_fact()
         finally:
-            self._abandon_attempts()
+            await self._abandon_attempts()
 
     def ring(self) -> None:
         """There may be mail."""
@@ -124,6 +135,7 @@ class Driver:
         changes = Changes()
         read_mail = await self._take_mail()
         self._take_said(changes)
+        self._take_outcomes()
         launched = 0
         while decisions := plan(self._workflow, self._snapshot, self._clock.now()):
             for decision in decisions:
@@ -135,7 +147,10 @@ class Driver:
     async def _take_mail(self) -> list[str]:
         if self._has_mail:
             self._has_mail = False
-            self._unread.extend(await self._ports.read_mail(self._claim.id))
+            try:
+                self._unread.extend(await self._ports.read_mail(self._claim.id))
+            except Unavailable as error:
+                log.warning("mail_waits", execution_id=self._claim.id, reason=error.detail)  # the postman rings again
         mail, self._unread = self._unread, []
         if self._snapshot.stop is None and not self._snapshot.status.terminal:
             self._snapshot.stop = stop_requested(mail)
@@ -145,6 +160,19 @@ class Driver:
         said, self._said = self._said, []
         for step_id, kind, data in said:
             note(self._snapshot, self._clock.now(), changes, kind, data, step_id)
+        unsaid, self._unsaid = self._unsaid, Counter()
+        for step_id, count in unsaid.items():
+            known = StepLog(level="warning", message=f"{count} further messages came too fast and were not kept")
+            note(self._snapshot, self._clock.now(), changes, "step_log", known, step_id)
+
+    def _take_outcomes(self) -> None:
+        size = 0
+        while self._outcomes and size < OUTCOME_BYTES:
+            step_id, outcome, at = self._outcomes.popleft()
+            self._snapshot.steps[step_id].report(outcome, at)
+            size += len(outcome.output_text) if isinstance(outcome, Succeeded) else 0
+        if self._outcomes:
+            self._fact.set()
 
     async def _run_pure(self, changes: Changes, done: int) -> int:
         """Run the pure steps among the new starts right away: repeating them after a crash changes nothing."""
@@ -168,6 +196,11 @@ class Driver:
         """After `run`: how long until a sleeping execution wants to wake, None if it does not sleep."""
         wake_at = next_wake(self._snapshot) if self._asleep else None
         return None if wake_at is None else max((wake_at - self._clock.now()).total_seconds(), 0.0)
+
+    @property
+    def has_mail(self) -> bool:
+        """After `run`: somebody rang when it was too late to look."""
+        return self._has_mail
 
     @property
     def _asleep(self) -> bool:
@@ -207,7 +240,11 @@ class Driver:
     async def _launch(self, starts: Sequence[StartStep]) -> bool:
         """Start the attempts whose start is now durable; False if the lease is lost."""
         effectful = [start for start in starts if self._workflow.by_id[start.step_id].effect is not Effect.PURE]
-        if not effectful or self._snapshot.stop is not None:
+        if not effectful:
+            return True
+        if self._snapshot.stop is not None:
+            for start in effectful:
+                self._report(start.step_id, Aborted())
             return True
         if not await self._ports.lease_trusted(self._claim.owner):
             return False
@@ -216,10 +253,12 @@ class Driver:
         return True
 
     def _spawn(self, start: StartStep) -> None:
-        context = self._context(start)
-        task = asyncio.create_task(self._attempt(start, context), name=f"{self._claim.id}/{start.step_id}")
-        self._attempts[start.step_id] = RunningAttempt(task, context)
-        task.add_done_callback(lambda ended: self._ended(start.step_id, ended))
+        step, context = self._workflow.by_id[start.step_id], self._context(start)
+        task = asyncio.create_task(self._attempt(start, context), name=f"{self._claim.id}/{step.id}")
+        grace = step.timeout + self._ports.cancel_grace
+        overdue = asyncio.get_running_loop().call_later(grace, self._force, step.id, task, timed_out(step))
+        self._attempts[step.id] = RunningAttempt(task, context, overdue)
+        task.add_done_callback(partial(self._ended, step.id))
 
     def _context(self, start: StartStep) -> AttemptContext:
         return AttemptContext(
@@ -228,6 +267,7 @@ class Driver:
             step_id=start.step_id,
             attempt=self._snapshot.steps[start.step_id].attempt,
             idempotency_key=idempotency_key(self._claim.root_id, start.step_id, start.config),
+            rules=self._ports.rules,
             say=self._say,
         )
 
@@ -237,36 +277,51 @@ class Driver:
         return await run_attempt(step, step_type, context or self._context(start), start.config, self._ports.rules)
 
     def _say(self, step_id: str, kind: str, data: EventData) -> None:
-        self._said.append((step_id, kind, data))
+        if len(self._said) < SAID_LIMIT:
+            self._said.append((step_id, kind, data))
+        else:
+            self._unsaid[step_id] += 1
+        self._fact.set()
+
+    def _report(self, step_id: str, outcome: Outcome) -> None:
+        self._outcomes.append((step_id, outcome, self._clock.now()))
         self._fact.set()
 
     def _ended(self, step_id: str, task: "asyncio.Task[Outcome]") -> None:
-        if self._attempts.pop(step_id, None) is not None:
-            outcome = Aborted() if task.cancelled() else task.result()
-            self._snapshot.steps[step_id].report(outcome, self._clock.now())
-            self._fact.set()
+        running = self._attempts.get(step_id)
+        if running is None or running.task is not task:
+            return
+        del self._attempts[step_id]
+        running.overdue.cancel()
+        if task.cancelled():
+            self._report(step_id, Aborted())
+        elif (error := task.exception()) is not None:
+            self._report(step_id, Failed(failure_of(error)))
+        else:
+            self._report(step_id, task.result())
 
     def _abort_if_stopping(self) -> None:
         """Cancel what runs; what has not ended after the grace is given up."""
         if self._snapshot.stop is None:
             return
         loop = asyncio.get_running_loop()
-        timed_out = self._snapshot.stop.reason is StopReason.TIMED_OUT
+        grace = 0.0 if self._snapshot.stop.reason is StopReason.TIMED_OUT else self._ports.cancel_grace
         for step_id, running in self._attempts.items():
             if not running.context.cancelled:
                 running.context.cancelled = True
                 running.task.cancel()
-                grace = 0.0 if timed_out else self._ports.cancel_grace
-                loop.call_later(grace, self._force, step_id)
-        for step_id in self._snapshot.running:
-            if step_id not in self._attempts and self._snapshot.steps[step_id].outcome is None:
-                self._snapshot.steps[step_id].report(Aborted(), self._clock.now())
-                self._fact.set()
+                running.overdue.cancel()
+                running.overdue = loop.call_later(grace, self._force, step_id, running.task, Aborted())
 
-    def _force(self, step_id: str) -> None:
-        if self._attempts.pop(step_id, None) is not None:
-            self._snapshot.steps[step_id].report(Aborted(), self._clock.now())
-            self._fact.set()
+    def _force(self, step_id: str, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
+        """Go on without an attempt that does not end; what it says or returns later is not heard."""
+        running = self._attempts.get(step_id)
+        if running is not None and running.task is task:
+            running.context.cancelled = True
+            running.context.close()
+            del self._attempts[step_id]
+            task.cancel()
+            self._report(step_id, outcome)
 
     async def _next_fact(self) -> None:
         """Sleep until something happens or the next time is due."""
@@ -278,8 +333,13 @@ class Driver:
         except TimeoutError:
             return
 
-    def _abandon_attempts(self) -> None:
+    async def _abandon_attempts(self) -> None:
+        """Whoever drives the execution next must not overlap with what still runs here: stop it, and see it stop."""
         attempts, self._attempts = self._attempts, {}
         for running in attempts.values():
             running.context.close()
+            running.context.cancelled = True
+            running.overdue.cancel()
             running.task.cancel()
+        if attempts:
+            await asyncio.wait([running.task for running in attempts.values()], timeout=LEAVE_SECONDS)

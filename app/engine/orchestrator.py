@@ -11,7 +11,8 @@ from functools import partial
 
 import structlog
 
-from app.domain.errors import Failure, Problems
+from app import clock
+from app.domain.errors import Failure, Problems, Unavailable
 from app.engine.attempt import OutputRules
 from app.engine.definitions import Definitions
 from app.engine.driver import Driver, DriverPorts
@@ -22,6 +23,10 @@ from app.engine.service import Service
 from app.engine.step_types import StepType
 
 CLAIM_BATCH = 200
+HAND_OVER_SECONDS = 3.0
+"""How long a drain waits for what it has cut off."""
+LATER_SECONDS = 0.02
+"""A timed wake-up comes so much after its time, because the database's clock decides and may be behind."""
 TIMED_WAKE_SECONDS = 60.0
 """Sleeps shorter than this are woken to the moment by the process that put them to sleep; longer ones by the scan."""
 
@@ -61,6 +66,7 @@ class Orchestrator:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._drivers: dict[str, Driver] = {}
         self._draining = False
+        self._released_at = float("-inf")
         self._leases = Leases(registry, settings.lease_ttl, self._abandon)
         self._ports = DriverPorts(
             recorder=recorder,
@@ -102,12 +108,13 @@ class Orchestrator:
 
     async def drain(self) -> None:
         """Claim nothing more, let running executions finish within the budget, hand the rest to other processes."""
-        self.stop_claiming()
+        self._draining = True
         for service in self._services:
             await service.stop()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=self._settings.drain_budget)
-        self._abandon(self._leases.worker_id)
+        if cut := self._abandon(self._leases.worker_id):
+            await asyncio.wait(cut, timeout=HAND_OVER_SECONDS)
         await self._leases.stop()
 
     @property
@@ -115,6 +122,7 @@ class Orchestrator:
         return (self._claimer, self._postman, self._rescuer.service)
 
     async def _claim(self) -> None:
+        await self._release_strays()
         while not self._draining and self._leases.trusted:
             room = min(self._settings.max_running - len(self._tasks), CLAIM_BATCH)
             if room <= 0:
@@ -127,22 +135,40 @@ class Orchestrator:
             if len(claims) < room:
                 return
 
+    async def _release_strays(self) -> None:
+        """Once a scan, hand back what this worker owns without driving it.
+
+        Such are executions whose claim was committed but never answered, or whose driver could not begin.
+        """
+        if clock.monotonic() - self._released_at < self._settings.scan_interval or not self._leases.trusted:
+            return
+        self._released_at = clock.monotonic()
+        if released := await self._queue.release(self._leases.worker_id, list(self._tasks)):
+            log.warning("strays_released", count=released)
+
     async def _drive(self, claim: Claim) -> None:
+        try:
+            await self._begin_and_run(claim)
+        except Unavailable as error:
+            log.warning("execution_not_begun", execution_id=claim.id, reason=error.detail)
+        except Exception:
+            log.exception("driver_failed", execution_id=claim.id)
+            message = "Stepstream itself failed while driving this execution; its log has the details"
+            failure = Failure("internal_error", message, retryable=False)
+            driver = self._drivers.get(claim.id)
+            await (self._ports.give_up(claim, failure) if driver is None else driver.give_up(failure))
+
+    async def _begin_and_run(self, claim: Claim) -> None:
+        if claim.recoveries >= self._settings.max_recoveries:
+            await self._ports.give_up(claim, _poison(claim.recoveries))
+            return
         try:
             workflow = await self._definitions.get(claim.org_id, claim.workflow_id, claim.workflow_version)
         except Problems as error:
             await self._ports.give_up(claim, Failure("workflow_invalid", error.detail, retryable=False))
             return
-        if claim.recoveries >= self._settings.max_recoveries:
-            await self._ports.give_up(claim, _poison(claim.recoveries))
-            return
         driver = self._drivers[claim.id] = Driver(claim, workflow, self._ports)
-        try:
-            await driver.run()
-        except Exception:
-            log.exception("driver_failed", execution_id=claim.id)
-            message = "Stepstream itself failed while driving this execution; its log has the details"
-            await driver.give_up(Failure("internal_error", message, retryable=False))
+        await driver.run()
 
     def _ended(self, execution_id: str, task: "asyncio.Task[None]") -> None:
         if self._tasks.get(execution_id) is not task:
@@ -151,11 +177,11 @@ class Orchestrator:
         driver = self._drivers.pop(execution_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("execution_abandoned", execution_id=execution_id, error=repr(error))
-        if len(self._tasks) + 1 >= self._settings.max_running:
+        if len(self._tasks) + 1 >= self._settings.max_running or (driver is not None and driver.has_mail):
             self.nudge()
         sleep = None if driver is None else driver.sleep_seconds
         if sleep is not None and sleep <= TIMED_WAKE_SECONDS:
-            asyncio.get_running_loop().call_later(sleep, self.nudge)
+            asyncio.get_running_loop().call_later(sleep + LATER_SECONDS, self.nudge)
 
     def _mail_arrived(self, execution_ids: Sequence[str]) -> None:
         for execution_id in execution_ids:
@@ -171,13 +197,15 @@ class Orchestrator:
             if (driver := self._drivers.get(execution_id)) is not None:
                 driver.ring()
 
-    def _abandon(self, worker_id: str) -> None:
+    def _abandon(self, worker_id: str) -> list["asyncio.Task[None]"]:
         """Stop driving everything without writing: what `worker_id` owned is, or will be, another worker's."""
-        tasks, self._tasks, self._drivers = self._tasks, {}, {}
-        for task in tasks.values():
+        tasks = list(self._tasks.values())
+        self._tasks, self._drivers = {}, {}
+        for task in tasks:
             task.cancel()
         if tasks:
             log.warning("executions_handed_over", count=len(tasks), worker_id=worker_id)
+        return tasks
 
 
 def _poison(recoveries: int) -> Failure:

@@ -141,6 +141,9 @@ class ExecutionQueue(Protocol):
     async def claim(self, worker_id: str, limit: int) -> list[Claim]:
         """Take up to `limit` claimable executions; each claim raises the lease epoch."""
 
+    async def release(self, worker_id: str, keep: Sequence[str]) -> int:
+        """Hand back what this worker owns, all but `keep`; returns how many executions."""
+
     async def mail(self, execution_id: str) -> list[Mail]:
         """Unread mail of one execution, oldest first."""
 
@@ -157,8 +160,11 @@ class WorkerRegistry(Protocol):
     async def renew(self, worker_id: str, ttl: float) -> bool:
         """Prolong the lease; False: it was taken away, and with it everything the worker owned."""
 
-    async def rescue(self, worker_id: str) -> int:
-        """Hand back to the queue what workers with expired leases owned; returns how many executions."""
+    async def rescue(self, worker_id: str, *, expired: bool) -> int:
+        """Hand back to the queue what dead workers owned; returns how many executions.
+
+        Dead are those whose process is gone from this machine and, with `expired`, those whose lease ran out.
+        """
 
     async def retire(self, worker_id: str) -> None:
         """Give back everything this worker owns, and its lease."""
@@ -196,3 +202,6 @@ class EventLog(Protocol):
 
     async def heads(self, execution_ids: Sequence[str]) -> Mapping[str, int]:
         """The highest recorded seq of each execution."""
+
+    async def ended(self, org_id: str, execution_id: str) -> bool:
+        """True once the execution's terminal event is recorded."""

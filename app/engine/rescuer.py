@@ -20,8 +20,8 @@ class Rescuer:
 
     async def _sweep(self) -> None:
         if not self._leases.trusted:
-            return  # after an outage everyone's lease looks expired: renew our own before judging others
-        rescued = await self._registry.rescue(self._leases.worker_id)
+            return
+        rescued = await self._registry.rescue(self._leases.worker_id, expired=self._leases.steady)
         if rescued:
             log.warning("executions_rescued", count=rescued)
             self._claimer.wake()

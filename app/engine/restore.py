@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from app.domain.compiled import CompiledWorkflow
-from app.domain.errors import Failure
+from app.domain.errors import Failure, clean_text
 from app.domain.events import timestamp_text
 from app.domain.jsontext import decode
 from app.domain.snapshot import FirstFailure, Lost, Snapshot, StepState, Stop, StopReason, WaitReason
@@ -50,7 +50,8 @@ def stop_requested(mail: Iterable[Mail]) -> Stop | None:
         if item.kind == "cancel":
             payload = item.payload if isinstance(item.payload, dict) else {}
             reason = payload.get("reason")
-            return Stop(StopReason.CANCELLED, reason if isinstance(reason, str) else None, item.user_id)
+            detail = clean_text(reason) if isinstance(reason, str) else None
+            return Stop(StopReason.CANCELLED, detail, item.user_id)
     return None
 
 

@@ -1,5 +1,7 @@
 """What a run says in the process log, told from its committed events: one place for the words people grep for."""
 
+from contextlib import suppress
+
 import structlog
 
 from app import metrics
@@ -11,7 +13,12 @@ log = structlog.get_logger("run")
 
 
 def tell(workflow: CompiledWorkflow, transition: Transition) -> None:
-    """Log and measure what a recorded transition did."""
+    """Log and measure what a recorded transition did. Never raises: a closed log fails no run."""
+    with suppress(Exception):
+        _tell(workflow, transition)
+
+
+def _tell(workflow: CompiledWorkflow, transition: Transition) -> None:
     for event in transition.events:
         _tell_event(workflow, transition.execution_id, event)
     for attempt in transition.attempts:

@@ -8,6 +8,9 @@ import structlog
 from app import clock
 from app.domain.errors import Unavailable
 
+STOP_SECONDS = 5.0
+LONGEST_BACKOFF = 5.0
+
 log = structlog.get_logger("service")
 
 
@@ -32,10 +35,12 @@ class Service:
         self._woken.set()
 
     async def stop(self) -> None:
-        """End after the work under way; stopping before or twice is fine."""
+        """End after the work under way, or cut it if it takes too long; stopping before or twice is fine."""
         self._stopped = True
         self._woken.set()
         if self._task is not None:
+            await asyncio.wait([self._task], timeout=STOP_SECONDS)
+            self._task.cancel()
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
@@ -54,7 +59,11 @@ class Service:
             await self._pause(failures)
 
     async def _pause(self, failures: int) -> None:
-        seconds = self._interval if failures == 0 else min(2.0**failures * 0.1, 5.0) * (0.5 + clock.jitter() / 2)
+        seconds = self._interval
+        if failures:
+            # The exponent is bounded: an outage of hours must not overflow a float.
+            longest = min(self._interval, LONGEST_BACKOFF)
+            seconds = min(0.1 * 2.0 ** min(failures, 10), longest) * (0.5 + clock.jitter() / 2)
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()

@@ -13,6 +13,9 @@ from app.domain.jsontext import encode
 from app.domain.snapshot import Snapshot, StepState, StopReason
 from app.domain.states import ExecutionStatus
 
+EVENT_BYTES = 300
+"""About the size of an event on its way to the database."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
@@ -88,6 +91,11 @@ class Transition:
     attempts: Sequence[AttemptRow]
     events: Sequence[Event]
     read_mail: Sequence[str]
+
+    def bytes(self) -> int:
+        """About how much there is to send."""
+        texts = sum(len(step.input_text or "") + len(step.output_text or "") for step in self.steps)
+        return texts + len(self.agent_results_text or "") + EVENT_BYTES * len(self.events)
 
 
 @dataclass(frozen=True, slots=True)

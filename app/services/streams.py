@@ -48,5 +48,12 @@ class Streams:
                 yield batch
 
     async def until_terminal(self, org_id: str, execution_id: str, seconds: float) -> bool:
-        """Wait for the end of an execution; False if it did not come in time."""
-        return await until_terminal(self._hub, self._log, org_id, execution_id, seconds)
+        """Wait for the end of an execution; False if it did not come in time, or this process stops before."""
+        ending = asyncio.ensure_future(until_terminal(self._hub, self._log, org_id, execution_id, seconds))
+        stopping = asyncio.ensure_future(self.draining.wait())
+        try:
+            await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return ending.done() and ending.result()
+        finally:
+            stopping.cancel()
+            ending.cancel()

@@ -32,5 +32,5 @@ async def paced(
         stopped.cancel()
         if following is not None:
             following.cancel()
-            await asyncio.wait({following})
+            await asyncio.gather(following, return_exceptions=True)
         await batches.aclose()

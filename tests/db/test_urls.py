@@ -42,6 +42,12 @@ def test_a_roles_own_url_wins_and_its_password_is_left_alone() -> None:
     assert [own_passwords(chosen, password_for)(role) for role in LOGINS] == [None, "p@ss of engine", "p@ss of auth"]
 
 
+def test_a_url_set_to_nothing_is_not_set() -> None:
+    chosen = settings(database_url="postgresql://a@db/app", api_database_url="")
+    assert role_url(chosen, API, password_for).endswith("@db/app")
+    assert own_passwords(chosen, password_for)(API) == "p@ss of api"
+
+
 def test_the_embedded_database_needs_no_setting() -> None:
     url = role_url(settings(), AUTH, password_for, "postgresql://postgres@/stepstream?host=/data/postgres")
     assert url == "postgresql://stepstream_auth:p%40ss%20of%20auth@/stepstream?host=/data/postgres"

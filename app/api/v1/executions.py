@@ -20,6 +20,8 @@ from app.api.v1.schemas.executions import (
     ExecutionWithSteps,
     StartExecution,
     StartOptions,
+    Step,
+    Steps,
     aggregate_view,
     detail_view,
     execution_view,
@@ -220,6 +222,7 @@ async def get_execution(services: ServicesDep, caller: CanRead, execution_id: st
     "/{execution_id}/steps",
     operation_id="listExecutionSteps",
     summary="List an execution's steps",
+    response_model=Steps,
     responses=problems("not_found"),
 )
 async def list_steps(services: ServicesDep, caller: CanRead, execution_id: str) -> Response:
@@ -232,6 +235,7 @@ async def list_steps(services: ServicesDep, caller: CanRead, execution_id: str) 
     "/{execution_id}/steps/{step_id}",
     operation_id="getExecutionStep",
     summary="Read one step of an execution",
+    response_model=Step,
     responses=problems("not_found"),
 )
 async def get_step(services: ServicesDep, caller: CanRead, execution_id: str, step_id: str) -> Response:

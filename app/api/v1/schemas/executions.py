@@ -110,6 +110,12 @@ class Step(BaseModel):
     attempts: list[Attempt]
 
 
+class Steps(BaseModel):
+    """All steps of a run in topological order."""
+
+    data: list[Step]
+
+
 class ExecutionMetrics(BaseModel):
     """Figures of one run."""
 
