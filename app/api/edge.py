@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import clock
+from app.api.errors import internal_problem
 from app.api.responses import problem
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -43,31 +44,32 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = _request_id(headers)
-        state: dict[str, Any] = scope.setdefault("state", {})
-        client = scope.get("client")
-        state["request_id"] = request_id
-        state["ip_address"] = client[0] if client else None
-        state["user_agent"] = _printable(headers.get("user-agent"))
-        _strip_slash(scope)
-        started = clock.monotonic()
-        status = 0
+        _note_client(scope, headers)
+        with structlog.contextvars.bound_contextvars(request_id=scope["state"]["request_id"]):
+            if scope["type"] == "http":
+                await self._serve(scope, headers, receive, send)
+            else:
+                await self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        started, status = clock.monotonic(), 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
+                _add_headers(MutableHeaders(scope=message), scope["path"], scope["state"]["request_id"])
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if scope["type"] == "http" and (refusal := self._refusal(scope, headers)):
-                await refusal(scope, receive, send_with_headers)
-            else:
-                await self._app(scope, _bounded(receive, self._limit(scope)), send_with_headers)
-            if scope["type"] == "http":
-                milliseconds = round((clock.monotonic() - started) * 1000, 1)
-                log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
+        answer = self._refusal(scope, headers) or self._app
+        try:
+            await answer(scope, _bounded(receive, self._limit(scope)), send_with_headers)
+        except Exception as error:
+            if status:
+                raise
+            await internal_problem(Request(scope), error)(scope, receive, send_with_headers)
+        milliseconds = round((clock.monotonic() - started) * 1000, 1)
+        log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to a request that is not even looked at."""
@@ -102,6 +104,17 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         return message
 
     return counted
+
+
+def _note_client(scope: Scope, headers: Headers) -> None:
+    """What records and audit rows keep of a request; the path loses its trailing slash."""
+    client = scope.get("client")
+    scope.setdefault("state", {}).update(
+        request_id=_request_id(headers),
+        ip_address=client[0] if client else None,
+        user_agent=_printable(headers.get("user-agent")),
+    )
+    _strip_slash(scope)
 
 
 def _request_id(headers: Headers) -> str:

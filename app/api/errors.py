@@ -31,11 +31,10 @@ _VALIDATION_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_fie
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error leaves as a problem; nothing of the request's values is echoed."""
+    """Every error leaves as a problem; nothing of the request's values is echoed. The edge answers the unexpected."""
     app.add_exception_handler(StepstreamError, _domain_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def answer(request: Request, code: str, detail: str, **more: Any) -> Response:
@@ -51,7 +50,7 @@ async def _domain_error(request: Request, error: Exception) -> Response:
 def domain_problem(request: Request, error: Exception) -> Response:
     """The answer to an error of the domain; an unregistered code is a bug and becomes a 500."""
     if not isinstance(error, StepstreamError) or error.error_code not in REGISTRY:
-        return _internal(request, error)
+        return internal_problem(request, error)
     headers: dict[str, str] = {}
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
@@ -64,7 +63,7 @@ def domain_problem(request: Request, error: Exception) -> Response:
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
-        return _internal(request, error)
+        return internal_problem(request, error)
     if isinstance(error.body, Unreadable):
         return answer(request, error.body.code, error.body.detail)
     if isinstance(error.body, bytes):
@@ -85,18 +84,15 @@ def _validation_problem(item: dict[str, Any]) -> Problem:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
-        return _internal(request, error)
+        return internal_problem(request, error)
     code = _BY_STATUS.get(error.status_code)
     if code is None:
-        return _internal(request, error)
+        return internal_problem(request, error)
     detail = REGISTRY[code].title if code in {"not_found", "method_not_allowed"} else str(error.detail)
     return answer(request, code, detail, headers=dict(error.headers or {}))
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
-    return _internal(request, error)
-
-
-def _internal(request: Request, error: BaseException) -> Response:
+def internal_problem(request: Request, error: BaseException) -> Response:
+    """The answer to a bug of ours, which is logged with the request id."""
     log.error("request_failed", path=request.scope["path"], exc_info=error)
     return answer(request, "internal_error", "Stepstream failed on this request; the log has it under the request id")

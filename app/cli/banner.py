@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from app.services.identity import FirstAdmin
 from app.settings import DEFAULT_DATA_DIR, Settings
+
+if TYPE_CHECKING:
+    from app.services.identity import FirstAdmin
 
 _USUAL_URL = f"http://127.0.0.1:{Settings.model_fields['port'].default}"
 _LABEL_WIDTH = 11
@@ -32,7 +35,7 @@ class Place:
         return ("" if self.url == _USUAL_URL else f" --server {self.url}") + self.data_option
 
 
-def greet(console: Console, place: Place, admin: FirstAdmin) -> None:
+def greet(console: Console, place: Place, admin: "FirstAdmin") -> None:
     """The banner of a server that is ready."""
     console.print()
     console.print(Text.assemble(("Stepstream", "bold cyan"), f" {version('stepstream')} is ready"))
@@ -43,7 +46,7 @@ def greet(console: Console, place: Place, admin: FirstAdmin) -> None:
     console.print()
 
 
-def show_ways_in(console: Console, place: Place, admin: FirstAdmin) -> None:
+def show_ways_in(console: Console, place: Place, admin: "FirstAdmin") -> None:
     """Addresses, the first account, and commands to try."""
     lines = {
         "API docs": Text(f"{place.url}/docs", "cyan"),
@@ -58,13 +61,13 @@ def show_ways_in(console: Console, place: Place, admin: FirstAdmin) -> None:
         console.print(Text.assemble("  ", (label.ljust(_LABEL_WIDTH), "bold"), value), soft_wrap=True)
 
 
-def announce_admin(console: Console, admin: FirstAdmin) -> None:
+def announce_admin(console: Console, admin: "FirstAdmin") -> None:
     """Say who can sign in, if that is new."""
     if admin.created:
         console.print(f"The first admin is {admin.email}; the password is in {admin.password_file}.", soft_wrap=True)
 
 
-def _password(admin: FirstAdmin) -> Text:
+def _password(admin: "FirstAdmin") -> Text:
     if not admin.created:
         return Text.assemble("in ", str(admin.password_file), (" (as of the first start)", "dim"))
     password = admin.password_file.read_text().strip()

@@ -22,8 +22,8 @@ from app.domain.jsontext import JSON, decode, encode
 Event = Mapping[str, Any]
 """One envelope of the stream."""
 
-OnCut = Callable[[str, float], None]
-"""Told why the stream was cut, and in how many seconds it is tried again."""
+OnCut = Callable[[str], None]
+"""Told why the stream was cut, before it is tried again."""
 
 USER_AGENT = f"stepstream-cli/{version('stepstream')}"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -114,7 +114,7 @@ class Client:
                 raise CommandFailed(f"The stream of {execution_id} stays cut ({reason}). The run goes on at the server")
             failures += 1
             delay = min(MAX_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 10)) * (0.5 + clock.jitter() / 2)
-            on_cut(reason, delay)
+            on_cut(reason)
             await asyncio.sleep(delay)
 
     def _socket(self, execution_id: str, after: int) -> connect:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.auth.passwords import Passwords
 from app.auth.secret import derive_password
@@ -25,8 +25,10 @@ from app.db.migrate import migrate
 from app.db.tenancy import Tenancy
 from app.db.urls import API, AUTH, LOGINS, driver_url, own_passwords, role_url
 from app.embedded import EmbeddedPostgres
-from app.services.identity import FirstAdmin, Identity
 from app.settings import SECRET_FILE, Settings, SettingsError
+
+if TYPE_CHECKING:  # loading it loads all use cases, which not every command needs
+    from app.services.identity import FirstAdmin, Identity
 
 UI_ORIGIN = "http://localhost:5173"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -104,17 +106,22 @@ class Prepared:
     """What bringing a database up to date did."""
 
     applied: list[str]
-    admin: FirstAdmin
+    admin: "FirstAdmin"
 
 
-async def prepare(settings: Settings, admin_url: str | None) -> Prepared:
-    """Migrate the database and make sure that somebody can sign in."""
-    url = admin_url or (settings.database_url and settings.database_url.get_secret_value())
-    if not url:
+def migrator_url(settings: Settings) -> str:
+    """DATABASE_URL, checked; raises SettingsError."""
+    if settings.database_url is None:
         raise SettingsError(
             "Migrating needs DATABASE_URL: a login that is superuser, or has CREATEROLE and owns the database"
         )
-    applied = await migrate(driver_url(url), own_passwords(settings, partial(derive_password, settings.secret)))
+    return driver_url(settings.database_url.get_secret_value())
+
+
+async def prepare(settings: Settings, admin_url: str | None) -> Prepared:
+    """Migrate the embedded database if its URL is given, else DATABASE_URL's, and make sure somebody can sign in."""
+    password_for = own_passwords(settings, partial(derive_password, settings.secret))
+    applied = await migrate(admin_url or migrator_url(settings), password_for)
     async with local_identity(settings, admin_url) as identity:
         return Prepared(applied, await identity.ensure_first_admin(settings.data_dir))
 
@@ -129,8 +136,10 @@ async def issue_token(settings: Settings, data_dir: Path | None, ttl_seconds: fl
 
 
 @asynccontextmanager
-async def local_identity(settings: Settings, admin_url: str | None) -> AsyncIterator[Identity]:
+async def local_identity(settings: Settings, admin_url: str | None) -> AsyncIterator["Identity"]:
     """The use cases about people, for who has the machine: no server, and no engine that takes on work."""
+    from app.services.identity import Identity
+
     password_for = partial(derive_password, settings.secret)
     auth_pool = auth_engine(role_url(settings, AUTH, password_for, admin_url))
     api_pool = api_engine(role_url(settings, API, password_for, admin_url), 1)

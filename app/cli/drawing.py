@@ -60,6 +60,7 @@ class RunView:
         self._settled = 0
         self._progress = 0
         self._colour = "cyan"
+        self._cut = False
         self._began = clock.monotonic()
         live = Live(
             get_renderable=self._now, console=console, refresh_per_second=_FRAMES_PER_SECOND, redirect_stderr=False
@@ -83,6 +84,7 @@ class RunView:
         data: Mapping[str, Any] = event["data"]
         step_id = event["step_id"] or ""
         self._progress = event["progress"]
+        self._cut = False
         match event["type"]:
             case "step_started":
                 self._functions[step_id] = printable(data["function"])
@@ -109,9 +111,11 @@ class RunView:
             case _:
                 return
 
-    def cut(self, reason: str, delay: float) -> None:
-        """Say that the stream was cut and is taken up again; the run itself goes on."""
-        self._say(("⋯", "yellow"), "", Text(f"stream cut ({printable(reason)}); again in {delay:.1f} s", "yellow"))
+    def cut(self, reason: str) -> None:
+        """Say, once, that the stream was cut and is being taken up again; the run itself goes on."""
+        if not self._cut:
+            self._cut = True
+            self._say(("⋯", "yellow"), "", Text(f"stream cut ({printable(reason)}), connecting again", "yellow"))
 
     def _step(self, kind: str, step_id: str, data: Mapping[str, Any]) -> None:
         match kind:

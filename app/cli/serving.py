@@ -3,20 +3,25 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from app.cli.failures import CommandFailed
-from app.main import Runtime
+
+if TYPE_CHECKING:  # they take a second to load, which `up` spends while Postgres starts
+    from fastapi import FastAPI
+
+    from app.main import Runtime
 
 STREAM_GRACE = 5
 """Seconds that open requests and streams get to end once the server stops."""
 
 _GC_THRESHOLDS = (50_000, 20, 50)
 _READY_POLL = 0.05
+_BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
@@ -69,17 +74,18 @@ def url_of(host: str, port: int) -> str:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, bound: socket.socket) -> AsyncIterator[Runtime]:
+async def serving(app: "FastAPI", bound: socket.socket) -> AsyncIterator["Runtime"]:
     """Serve the app on the socket inside the block, which begins when /health/ready answers 200.
 
     Leaving the block drains: no new work, streams end with their cursor, running executions get the drain budget.
     """
     async with app.router.lifespan_context(app):
         runtime: Runtime = app.state.runtime
+        _listen(bound)
         server = Server(_configuration(app))
         task = asyncio.create_task(server.serve(sockets=[bound]), name="http-server")
         try:
-            await _until_listening(server, task, bound)
+            await _first_of(server.listening.wait(), task)
             while not (await runtime.services.health.readiness()).ready:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(_READY_POLL)
             _settle_garbage_collector()
@@ -87,18 +93,26 @@ async def serving(app: FastAPI, bound: socket.socket) -> AsyncIterator[Runtime]:
         finally:
             runtime.begin_drain()
             server.should_exit = True
-            # Only an unhurried end may raise: inside an error it would hide that.
-            with suppress(OSError, asyncio.CancelledError):
-                await task
+            await task
 
 
-def _configuration(app: FastAPI) -> uvicorn.Config:
+def _listen(bound: socket.socket) -> None:
+    # Two processes can bind a port at the same moment; only one gets to listen, and the event loop would not say which.
+    try:
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
+
+
+def _configuration(app: "FastAPI") -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
         ws="websockets-sansio",
         ws_max_size=4096,
         ws_per_message_deflate=False,
+        backlog=_BACKLOG,
         lifespan="off",
         log_config=None,
         log_level="warning",
@@ -109,17 +123,13 @@ def _configuration(app: FastAPI) -> uvicorn.Config:
     )
 
 
-async def _until_listening(server: Server, task: "asyncio.Task[None]", bound: socket.socket) -> None:
-    listening = asyncio.create_task(server.listening.wait())
-    await asyncio.wait({listening, task}, return_when=asyncio.FIRST_COMPLETED)
-    listening.cancel()
+async def _first_of(awaited: Coroutine[Any, Any, object], task: "asyncio.Task[None]") -> None:
+    """Wait until one is done; raises what ended the task, if it was that."""
+    waiting = asyncio.ensure_future(awaited)
+    await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
     if task.done():
-        try:
-            task.result()
-        except OSError as error:
-            # Another process, bound to the same port at the same moment, was the first to listen.
-            host, port = bound.getsockname()[:2]
-            raise _cannot_listen(host, port, error) from error
+        task.result()
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:

@@ -20,6 +20,7 @@ from app.cli.deployment import (
     embedded_postgres,
     for_embedded,
     load_settings,
+    migrator_url,
     names_database,
     prepare,
     with_local_origin,
@@ -28,7 +29,7 @@ from app.cli.failures import CommandFailed
 from app.cli.serving import bind, port_of, serving, url_of
 from app.cli.stopping import StopSignals, run_until_stopped
 from app.logs import configure_logs
-from app.settings import Settings
+from app.settings import SECRET_FILE, Settings
 
 log = structlog.get_logger("server")
 
@@ -134,8 +135,9 @@ async def _migrate(settings: Settings, *, external: bool) -> int:
 
 
 async def _prepare_external(settings: Settings, console: Console) -> None:
+    migrator_url(settings)
     if settings.secret_key_file is None:
-        key = settings.data_dir / "secret.key"
+        key = settings.data_dir / SECRET_FILE
         new = not key.exists()
         settings.ensure_data_dir()
         if new:

@@ -1,10 +1,12 @@
-"""An upper bound for the work of an expression, computed before it runs.
+"""What keeps an expression from taking the process down, judged before it runs.
 
 CEL always ends, and its implementation counts the rounds of loops; but a few characters of it can still ask for
-gigabytes: a `replace` by long text, text doubled in a loop. The bound follows the values through the tree: how long each
-can get at most, given what the names hold now. A loop is bounded without unrolling it: every bound grows at least in
-proportion to what goes in, so all elements of a list together cost no more than each of them empty, plus one that is
-as large as the whole list.
+gigabytes: a `replace` by long text, text doubled in a loop. So the work is bounded by following the values through the
+tree: how long each can get at most, given what the names hold now. A loop is bounded without unrolling it: every bound
+grows at least in proportion to what goes in, so all elements of a list together cost no more than each of them empty,
+plus one that is as large as the whole list.
+
+`map` and `filter` have a limit of their own: each round copies the list gathered so far.
 """
 
 from collections.abc import Mapping
@@ -13,8 +15,13 @@ from typing import NamedTuple
 
 import orjson
 
-from app.domain.cel_tree import Build, Call, Constant, Loop, Name, Node, Select
+from app.domain.cel_tree import Build, Call, Constant, Loop, Name, Node, Select, loop_depth, resolve
 from app.domain.jsontext import JSON
+
+MAX_WORK = 1 << 26
+"""Bytes, roughly, that one evaluation may copy or look at."""
+MAX_GATHERED = 3_000
+"""Elements that one `map` or `filter` may go over."""
 
 _NUMBER = 32
 _ELEMENT = 8
@@ -29,128 +36,133 @@ _LOOKING = frozenset(
 _PICKING = frozenset({"_[_]", "_[?_]", "_?._"})
 
 
+class TooMuch(Exception):
+    """The evaluation could take more than a process can give."""
+
+
 class Bound(NamedTuple):
-    """At most so many characters of JSON, so many elements, and so much work (about a byte copied) to get there."""
+    """At most: characters of JSON; elements; elements of the longest list that it is or holds; work to get there."""
 
     size: int
     items: int
+    longest: int
     work: int = 0
 
 
-class _Unknown:
-    """A value that only evaluation finds out."""
+_EMPTY = Bound(0, 0, 0)
 
 
-_UNKNOWN = _Unknown()
-_EMPTY = Bound(0, 0)
-
-
-def work_bound(tree: Node, values: Mapping[str, JSON]) -> int:
-    """The most work that evaluating a tree can be; `values` are those of its free names."""
-    return _Bounds(values).of(tree, {}).work
+def check_work(tree: Node, values: Mapping[str, JSON]) -> None:
+    """Raise TooMuch if evaluating a tree could be too much; `values` are those of its free names."""
+    if _Bounds(values, loop_depth(tree) > 1).of(tree, {}).work > MAX_WORK:
+        raise TooMuch("it could take too much work or memory with values of this size")
 
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
     values: Mapping[str, JSON]
+    nested: bool
 
     def of(self, node: Node, scope: Mapping[str, Bound]) -> Bound:
-        known = self._known(node, scope)
-        if not isinstance(known, _Unknown):
-            return _measured(known)
+        if (known := resolve(node, self.values)) is not None:
+            return self._measured(known[1])
         match node:
             case Constant():
-                return Bound(node.size, 1)
+                return Bound(node.size, 1, 1)
             case Name():
-                return scope.get(node.name, Bound(_NUMBER, 1))
+                return scope.get(node.name, Bound(_NUMBER, 1, 1))
             case Select():
                 operand = self.of(node.operand, scope)
-                return Bound(1 if node.test else operand.size, operand.size, operand.work + 1)
+                return Bound(1 if node.test else operand.size, operand.size, operand.longest, operand.work + 1)
             case Build():
                 parts = [self.of(item, scope) for item in node.items]
-                size = sum(part.size for part in parts) + len(parts)
-                return Bound(size, len(parts), sum(part.work for part in parts) + len(parts))
+                count, longest = len(parts), max((part.longest for part in parts), default=0)
+                size = sum(part.size for part in parts) + count
+                return Bound(size, count, max(count, longest), sum(part.work for part in parts) + count)
             case Call():
-                return _called(node, [self.of(argument, scope) for argument in node.arguments])
+                bound = _called(node, [self.of(argument, scope) for argument in node.arguments])
+                return bound if node.function != "split" else self._split(node, bound)
             case Loop():
                 return self._looped(node, scope)
 
     def _looped(self, loop: Loop, scope: Mapping[str, Bound]) -> Bound:
         over, start = self.of(loop.over, scope), self.of(loop.start, scope)
-        base = {**scope, loop.gathered: _EMPTY}
-        least = self._round(loop, {**base, **dict.fromkeys(loop.variables, _EMPTY)})
-        most = self._round(loop, {**base, **dict.fromkeys(loop.variables, Bound(over.size, over.size))})
-        gathered = Bound(*(each * over.items + whole - each for each, whole in zip(least, most, strict=True)))
-        result = self.of(
-            loop.result,
-            {**scope, loop.gathered: Bound(start.size + gathered.size, start.items + gathered.items)},
-        )
-        work = over.work + start.work + gathered.work + result.work
-        return Bound(result.size, result.items, work)
+        if loop.start == Build(()) and min(over.items, over.longest) > MAX_GATHERED:
+            raise TooMuch(f"its `map` or `filter` could go over more than {MAX_GATHERED:,} elements")
+        least = self._round(loop, scope, _EMPTY)
+        most = self._round(loop, scope, Bound(over.size, over.size, over.longest))
+        size, items, _, work = (each * over.items + whole - each for each, whole in zip(least, most, strict=True))
+        longest = max(start.longest, items if most.longest else 0, most.longest)
+        gathered = Bound(start.size + size, start.items + items, longest)
+        result = self.of(loop.result, {**scope, loop.gathered: gathered})
+        return result._replace(work=over.work + start.work + work + result.work)
 
-    def _round(self, loop: Loop, scope: Mapping[str, Bound]) -> Bound:
-        step = self.of(loop.step, scope)
-        return step._replace(work=step.work + self.of(loop.condition, scope).work)
+    def _round(self, loop: Loop, scope: Mapping[str, Bound], element: Bound) -> Bound:
+        """One round with such an element, and nothing gathered yet."""
+        values = {name: value for name, value in self.values.items() if name not in loop.variables}
+        inside = _Bounds(values, self.nested)
+        scope = {**scope, loop.gathered: _EMPTY, **dict.fromkeys(loop.variables, element)}
+        step = inside.of(loop.step, scope)
+        return step._replace(work=step.work + inside.of(loop.condition, scope).work)
 
-    def _known(self, node: Node, scope: Mapping[str, Bound]) -> "JSON | _Unknown":
-        """The value of a name or of a path behind it, such as `input.leads[0].name`."""
-        match node:
-            case Name(name) if name not in scope and name in self.values:
-                return self.values[name]
-            case Select(operand, field, False):
-                return _child(self._known(operand, scope), field)
-            case Call("_[_]", (operand, Constant(str() | int() as key))):
-                return _child(self._known(operand, scope), key)
+    def _measured(self, value: JSON) -> Bound:
+        match value:
+            case str():
+                return Bound(len(value), 1, 1)
+            case list() | dict():
+                return Bound(len(orjson.dumps(value)), len(value), _longest(value) if self.nested else len(value))
             case _:
-                return _UNKNOWN
+                return Bound(_NUMBER, 1, 1)
+
+    def _split(self, call: Call, bound: Bound) -> Bound:
+        """With text and separator known, the pieces can be counted."""
+        match resolve(call.arguments[0], self.values), call.arguments:
+            case (_, str() as text), (_, Constant(str() as separator), *_) if separator:
+                pieces = text.count(separator) + 1
+                return bound._replace(items=pieces, longest=pieces)
+            case _:
+                return bound
 
 
-def _child(value: "JSON | _Unknown", key: str | int) -> "JSON | _Unknown":
-    if isinstance(value, dict) and isinstance(key, str):
-        return value.get(key)
-    if isinstance(value, list) and isinstance(key, int):
-        return value[key] if 0 <= key < len(value) else None
-    return _UNKNOWN if isinstance(value, _Unknown) else None
-
-
-def _measured(value: JSON) -> Bound:
-    match value:
-        case str():
-            return Bound(len(value), 1)
-        case list() | dict():
-            return Bound(len(orjson.dumps(value)), len(value))
-        case _:
-            return Bound(_NUMBER, 1)
+def _longest(value: JSON) -> int:
+    if isinstance(value, dict):
+        return max(len(value), max(map(_longest, value.values()), default=0))
+    if isinstance(value, list):
+        return max(len(value), max(map(_longest, value), default=0))
+    return 1
 
 
 def _called(call: Call, parts: list[Bound]) -> Bound:
     size, items = sum(part.size for part in parts), sum(part.items for part in parts)
-    before = sum(part.work for part in parts)
+    before, longest = sum(part.work for part in parts), max((part.longest for part in parts), default=0)
     if call.function in _INSTANT:
-        return Bound(_NUMBER, 1, before + 1)
+        return Bound(_NUMBER, 1, 1, before + 1)
     if call.function in _LOOKING:
-        return Bound(_NUMBER, 1, before + size)
+        return Bound(_NUMBER, 1, 1, before + size)
     if call.function in _PICKING:
-        return Bound(parts[0].size, parts[0].size, before + parts[-1].size + 1)
+        return Bound(parts[0].size, parts[0].size, parts[0].longest, before + parts[-1].size + 1)
     match call.function.rpartition(".")[2], parts:
         case "_?_:_", [_, yes, no]:
-            return Bound(max(yes.size, no.size), max(yes.items, no.items), before + 1)
+            return Bound(max(yes.size, no.size), max(yes.items, no.items), longest, before + 1)
         case "_+_", _:
-            return Bound(size + _NUMBER, items, before + size + (_ELEMENT * items if call.joins_lists else 0))
+            copied = size + (_ELEMENT * items if call.joins_lists else 0)
+            return Bound(size + _NUMBER, items, max(items, longest), before + copied)
         case "matches", [text, pattern]:
-            return Bound(_NUMBER, 1, before + text.size * (1 + pattern.size // 8) + _PIECE * pattern.size)
+            looked = text.size * (1 + pattern.size // 8) + _PIECE * pattern.size
+            return Bound(_NUMBER, 1, 1, before + looked)
         case "replace", [text, _, new, *_]:
-            longest = text.size + (text.size + 1) * new.size
-            return Bound(longest, 1, before + longest)
+            return _text(text.size + (text.size + 1) * new.size, before)
         case "join", [pieces, *separator]:
-            longest = pieces.size + pieces.items * sum(part.size for part in separator)
-            return Bound(longest, 1, before + longest)
+            return _text(pieces.size + pieces.items * sum(part.size for part in separator), before)
         case "split", [text, *_]:
-            return Bound(2 * text.size + 2, text.size + 1, before + _PIECE * (text.size + 1))
+            return Bound(2 * text.size + 2, text.size + 1, text.size + 1, before + _PIECE * (text.size + 1))
         case "format", [text, values]:
-            longest = _PRECISION * text.size + 2 * values.size
-            return Bound(longest, 1, before + longest)
+            return _text(_PRECISION * text.size + 2 * values.size, before)
         case "quote" | "encode" | "string" | "bytes", _:
-            return Bound(2 * size + _NUMBER, 1, before + 2 * size)
+            return _text(2 * size + _NUMBER, before)
         case _:
-            return Bound(size + _NUMBER, size + _NUMBER, before + size + 1)
+            return Bound(size + _NUMBER, size + _NUMBER, size + _NUMBER, before + size + 1)
+
+
+def _text(size: int, work_before: int) -> Bound:
+    return Bound(size, 1, 1, work_before + size)

@@ -1,11 +1,13 @@
-"""The tree of a compiled expression, read from the standard form of CEL (a serialized `cel.expr.CheckedExpr`).
+"""The tree of a compiled expression, read from CEL's standard form (`cel.expr.CheckedExpr` in a protobuf `Any`).
 
 Names of several parts such as `steps.qualify.output` are one `Name`; macros such as `map` are already loops.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from app.domain.jsontext import JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,50 +68,82 @@ _Fields: TypeAlias = dict[int, list[bytes | int]]
 
 def read_tree(serialized: bytes) -> Node:
     """The tree of a serialized checked expression."""
-    checked = _fields(serialized)
+    checked = _fields(_blob(_fields(serialized), 2))
     joins_lists = {_number(entry, 1) for entry in map(_fields, _blobs(checked, 2)) if b"add_list" in _blob(entry, 2)}
     return _node(_blob(checked, 4), joins_lists)
 
 
 def free_names(node: Node, bound: frozenset[str] = frozenset()) -> Iterator[str]:
     """The names a tree looks up outside itself, in order, with repetitions."""
+    if isinstance(node, Name):
+        if node.name not in bound:
+            yield node.name
+    elif isinstance(node, Loop):
+        inside = bound | {node.gathered, *node.variables}
+        for outer in (node.over, node.start):
+            yield from free_names(outer, bound)
+        for inner in (node.condition, node.step, node.result):
+            yield from free_names(inner, inside)
+    else:
+        for child in children(node):
+            yield from free_names(child, bound)
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The nodes right below a node."""
     match node:
-        case Constant():
-            return
-        case Name():
-            if node.name not in bound:
-                yield node.name
         case Select():
-            yield from free_names(node.operand, bound)
+            return (node.operand,)
         case Call():
-            for argument in node.arguments:
-                yield from free_names(argument, bound)
+            return node.arguments
         case Build():
-            for item in node.items:
-                yield from free_names(item, bound)
+            return node.items
         case Loop():
-            yield from free_names(node.over, bound)
-            yield from free_names(node.start, bound)
-            gathered = bound | {node.gathered}
-            yield from free_names(node.condition, gathered | set(node.variables))
-            yield from free_names(node.step, gathered | set(node.variables))
-            yield from free_names(node.result, gathered)
+            return (node.over, node.start, node.condition, node.step, node.result)
+        case _:
+            return ()
+
+
+def nodes(tree: Node) -> Iterator[Node]:
+    """All nodes of a tree, each before those below it."""
+    yield tree
+    for child in children(tree):
+        yield from nodes(child)
+
+
+def path_step(node: Node) -> tuple[Node, str | int] | None:
+    """For `operand.field` and `operand[key]` with a literal key: the operand and the key."""
+    match node:
+        case Select(operand, field, False):
+            return operand, field
+        case Call("_[_]", (operand, Constant(str() | int() as key))):
+            return operand, key
+        case _:
+            return None
+
+
+def resolve(node: Node, values: Mapping[str, JSON]) -> tuple[str, JSON] | None:
+    """For a path such as `input.leads[0].name` that leads somewhere: its words and its value."""
+    if isinstance(node, Name):
+        return (node.name, values[node.name]) if node.name in values else None
+    step = path_step(node)
+    found = resolve(step[0], values) if step else None
+    if step is None or found is None:
+        return None
+    (path, value), key = found, step[1]
+    if isinstance(value, dict) and isinstance(key, str) and key in value:
+        return f"{path}.{key}", value[key]
+    if isinstance(value, list) and isinstance(key, int) and key < len(value):
+        return f"{path}[{key}]", value[key]
+    return None
 
 
 def loop_depth(node: Node) -> int:
     """How many loops run inside each other at most."""
-    match node:
-        case Select():
-            return loop_depth(node.operand)
-        case Call():
-            return max(map(loop_depth, node.arguments), default=0)
-        case Build():
-            return max(map(loop_depth, node.items), default=0)
-        case Loop():
-            inner = max(loop_depth(node.step), loop_depth(node.condition))
-            return max(loop_depth(node.over), loop_depth(node.start), loop_depth(node.result), 1 + inner)
-        case _:
-            return 0
+    below = max(map(loop_depth, children(node)), default=0)
+    if isinstance(node, Loop):
+        return max(below, 1 + max(loop_depth(node.step), loop_depth(node.condition)))
+    return below
 
 
 def _node(data: bytes, joins_lists: set[int]) -> Node:

@@ -7,11 +7,11 @@ from jsonschema_rs import Validator
 
 from app.domain.definition import RetryPolicy, RunIf, StepDefinition, WorkflowDefinition
 from app.domain.errors import Problem
-from app.domain.expressions import Template
 from app.domain.graph import Edge
 from app.domain.jsontext import JSON
 from app.domain.schemas import schema_problems
 from app.domain.steps import Effect, StepSpec
+from app.domain.templates import Template
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from app.domain.errors import Failure
-from app.domain.jsontext import JSON
 from app.domain.snapshot import Slept, Stop, Succeeded
 
 
@@ -16,7 +15,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """WAITING → RUNNING: a time has come, or the run is being stopped."""
+    """WAITING → RUNNING: a time has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +27,11 @@ class BeginStop:
 
 @dataclass(frozen=True, slots=True)
 class StartStep:
-    """Make an attempt with this resolved `with`."""
+    """Make an attempt with this resolved `with`; `config_text` is its JSON."""
 
     step_id: str
     config: Mapping[str, Any]
+    config_text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,9 @@ class CancelStep:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    output: JSON
+    """Every step is settled; `output_text` is the JSON of the run's output."""
+
+    output_text: str
     risk_score: float | None
     requires_approval: bool
 

@@ -4,40 +4,80 @@ The shape alone is checked here; what the words mean together (names, edges, exp
 `app.domain.validation`, which reports every problem at once.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-from app.domain.durations import Duration
+from app.domain.durations import Span
+from app.domain.expressions import is_template
 
 RunIf = Literal["default", "all_succeeded", "any_failed", "all_done"]
 
 STEP_ID_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 
+RESERVED_WORDS = frozenset(
+    {"as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"}
+    | {"namespace", "null", "package", "return", "true", "var", "void", "while"}
+)
+"""Words of CEL, which expressions could not use as the name of a step."""
+
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("only printable characters")
+        raise PydanticCustomError("invalid_character", "only printable characters, in one line")
     return text
 
 
-Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+def _prose(text: str) -> str:
+    if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+        raise PydanticCustomError("invalid_character", "only printable characters and line breaks")
+    return text
+
+
+def _not_reserved(step_id: str) -> str:
+    if step_id in RESERVED_WORDS:
+        raise PydanticCustomError("reserved_word", f"'{step_id}' is a word of expressions and cannot name a step")
+    return step_id
+
+
+def _condition(value: object) -> object:
+    if value is None or isinstance(value, str | bool):
+        return value
+    raise ValueError("a condition is an expression, true or false")
+
+
+def _schema(value: object) -> object:
+    if value is None or isinstance(value, dict | bool):
+        return value
+    raise ValueError("a JSON Schema is an object, true or false")
+
+
+def _risk(value: object) -> object:
+    if value is None or is_template(value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("a risk score is a number from 0 to 1, or text with a `${{ }}` that gives one")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_printable)]
+Title = Annotated[Line, Field(min_length=1, max_length=200)]
 
 
 class Document(BaseModel):
     """Base of everything users write: unknown fields are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RetryPolicy(Document):
     """When and how often a failed attempt is made again; see `app.domain.retry` for the formula."""
 
     max_attempts: int = Field(default=3, ge=1, le=100)
-    initial_interval: Duration = 1.0
+    initial_interval: Span = 1.0
     factor: float = Field(default=2.0, ge=1, le=100, allow_inf_nan=False)
-    max_interval: Duration = 60.0
+    max_interval: Span = 60.0
     jitter: Literal["full", "none"] = "full"
     no_retry_on: tuple[str, ...] = ()
 
@@ -45,16 +85,20 @@ class RetryPolicy(Document):
 class StepDefinition(Document):
     """One node of the graph. `needs` names steps (`qualify`) or a port of one (`route.hot`)."""
 
-    id: str = Field(pattern=STEP_ID_PATTERN, description="Lower-case letters, digits, underscores; unique.")
+    id: Annotated[str, AfterValidator(_not_reserved)] = Field(
+        pattern=STEP_ID_PATTERN, description="Lower-case letters, digits, underscores; unique."
+    )
     name: Title | None = None
     type: str = Field(min_length=1, max_length=64)
     config: dict[str, Any] = Field(default_factory=dict, alias="with", description="Settings of the step's type.")
     needs: tuple[str, ...] = ()
-    condition: str | bool | None = Field(default=None, alias="if", description="Runs only if this is true.")
+    condition: Annotated[str | bool | None, BeforeValidator(_condition)] = Field(
+        default=None, alias="if", description="Runs only if this is true."
+    )
     run_if: RunIf = "default"
     continue_on_error: bool = False
     retry: RetryPolicy | None = None
-    timeout: Duration | None = None
+    timeout: Span | None = None
 
     @property
     def title(self) -> str:
@@ -66,12 +110,14 @@ class WorkflowDefinition(Document):
     """A workflow. `input` is the JSON Schema of an execution's input; `output` and `risk_score` are expressions."""
 
     name: Title
-    description: str | None = Field(default=None, max_length=4_000)
-    input: dict[str, Any] | bool | None = Field(default=None, description="JSON Schema of the input; none: any JSON.")
-    deliverable_type: str | None = Field(default=None, max_length=200)
-    risk_score: str | float | None = None
+    description: Annotated[str, AfterValidator(_prose)] | None = Field(default=None, max_length=4_000)
+    input: Annotated[dict[str, Any] | bool | None, BeforeValidator(_schema)] = Field(
+        default=None, description="JSON Schema of the input; none: any JSON."
+    )
+    deliverable_type: Line | None = Field(default=None, max_length=200)
+    risk_score: Annotated[str | float | None, BeforeValidator(_risk)] = None
     approval_above: float | None = Field(default=None, ge=0, le=1)
-    timeout: Duration | None = None
+    timeout: Span | None = None
     steps: tuple[StepDefinition, ...] = Field(min_length=1, max_length=500)
     output: Any = Field(default=None, description="Value with expressions; none: the output of the last steps.")
 
@@ -80,8 +126,3 @@ def split_need(need: str) -> tuple[str, str | None]:
     """A need as (step id, port); the port is None for a plain edge."""
     step_id, _, port = need.partition(".")
     return step_id, port or None
-
-
-def step_ids(steps: Sequence[StepDefinition]) -> list[str]:
-    """Ids in document order."""
-    return [step.id for step in steps]

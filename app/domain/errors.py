@@ -10,6 +10,7 @@ StepstreamError
 └── StepError             a step attempt failed; carries what the retry decision needs
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -107,17 +108,37 @@ class StepError(StepstreamError):
 
 def first_cause(error: BaseException) -> BaseException:
     """The error that started it: the end of the explicit `raise … from …` chain."""
-    seen: set[int] = set()
-    while error.__cause__ is not None and id(error) not in seen:
-        seen.add(id(error))
-        error = error.__cause__
-    return error
+    *_, start = _causes(error, implicit=False)
+    return start
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What to record for an exception out of a step: its first cause, with the code if it has one."""
-    cause = first_cause(error)
-    if isinstance(cause, StepError):
-        return Failure(cause.error_code, clean_text(cause.detail), cause.retryable, cause.retry_after)
-    text = str(cause) or "no message"
-    return Failure("step_error", clean_text(f"{type(cause).__name__}: {text}"))
+    """What to record for an exception out of a step: the first cause with a code, else the start of `raise … from`."""
+    coded = [cause for cause in _causes(error, implicit=True) if isinstance(cause, StepError)]
+    if coded:
+        first = coded[-1]
+        return Failure(first.error_code, clean_text(first.detail), first.retryable, first.retry_after)
+    start = first_cause(error)
+    return Failure("step_error", clean_text(f"{type(start).__name__}: {_said_by(start)}"))
+
+
+def _causes(error: BaseException, *, implicit: bool) -> Iterator[BaseException]:
+    """An error and what led to it, nearest first; `implicit`: also what was being handled when it was raised."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        elif cause.__cause__ is None and implicit and not cause.__suppress_context__:
+            cause = cause.__context__
+        else:
+            cause = cause.__cause__
+
+
+def _said_by(error: BaseException) -> str:
+    try:
+        return str(error) or "no message"
+    except Exception:  # noqa: BLE001 - the exception is another package's, and so is its `__str__`
+        return "no message"

@@ -28,11 +28,11 @@ from app.domain.decisions import (
     SuspendStep,
     WakeStep,
 )
+from app.domain.durations import LONGEST
 from app.domain.errors import Failure
 from app.domain.events import EventData, timestamp_text
-from app.domain.jsontext import encode
 from app.domain.planner import next_wake
-from app.domain.snapshot import FirstFailure, Snapshot, StepState, StopReason, WaitReason
+from app.domain.snapshot import FirstFailure, Lost, Snapshot, StepState, StopReason, WaitReason
 from app.domain.states import (
     AttemptStatus,
     ExecutionStatus,
@@ -40,8 +40,6 @@ from app.domain.states import (
     check_step_transition,
     check_transition,
 )
-
-LONGEST_WAIT = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,12 @@ def evolve(workflow: CompiledWorkflow, snapshot: Snapshot, decision: Decision, n
 
 
 def suspend(snapshot: Snapshot, now: datetime, changes: Changes) -> None:
-    """RUNNING → WAITING: nothing runs until the next wake-up; the run then holds neither memory nor lease."""
+    """RUNNING → WAITING: nothing runs until the next wake-up; the run then holds neither memory nor lease.
+
+    A run that was woken too early just goes on waiting.
+    """
+    if snapshot.status is ExecutionStatus.WAITING:
+        return
     check_transition(snapshot.status, ExecutionStatus.WAITING)
     snapshot.status = ExecutionStatus.WAITING
     reasons = {step.wait.value for step in snapshot.steps.values() if step.wait is not None}
@@ -183,7 +186,7 @@ class _Evolution:
         step, state = self._step(decision.step_id, StepStatus.RUNNING)
         first = state.started_at is None
         state.attempt += 1
-        state.input_text = encode(dict(decision.config))
+        state.input_text = decision.config_text
         state.attempt_started_at = self.now
         state.wait = state.wake_at = state.failure = None
         self.changes.starts.append(decision)
@@ -212,7 +215,9 @@ class _Evolution:
         step, state = self._step(decision.step_id, StepStatus.FAILED)
         state.failure = decision.failure
         state.wait = state.wake_at = None
-        if state.attempt and state.outcome is not None:
+        if isinstance(state.outcome, Lost):
+            self._end_attempt(step.id, state, AttemptStatus.LOST, decision.failure)
+        elif state.outcome is not None:
             state.failures += 1
             self._end_attempt(step.id, state, AttemptStatus.FAILED, decision.failure)
         if decision.stops_run and self.snapshot.first_failure is None:
@@ -236,7 +241,8 @@ class _Evolution:
     def suspend_step(self, decision: SuspendStep) -> None:
         step, state = self._step(decision.step_id, StepStatus.WAITING)
         state.output, state.output_text = decision.sleep.output, decision.sleep.output_text
-        state.outcome, state.wait = None, WaitReason.DELAY
+        state.outcome = state.outcome_at = None
+        state.wait = WaitReason.DELAY
         state.wake_at = self._after(decision.sleep.seconds)
         data = events.StepWaiting(
             step_number=step.number,
@@ -279,7 +285,7 @@ class _Evolution:
             successful_steps=successful,
             progress=100,
         )
-        self._end("execution_completed", data, encode(decision.output), None)
+        self._end("execution_completed", data, decision.output_text, None)
 
     def fail(self, decision: Fail) -> None:
         self._move(ExecutionStatus.FAILED)
@@ -364,4 +370,4 @@ class _Evolution:
         note(self.snapshot, self.now, self.changes, kind, data, step_id)
 
     def _after(self, seconds: float) -> datetime:
-        return self.now + min(timedelta(seconds=seconds), LONGEST_WAIT)
+        return self.now + timedelta(seconds=min(max(seconds, 0.0), LONGEST))

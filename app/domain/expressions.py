@@ -1,12 +1,13 @@
-"""Expressions: `${{ CEL }}` inside the values of a definition, compiled once and evaluated per run.
+"""Expressions: CEL, compiled once and evaluated per run.
 
-A value that is one whole `${{ }}` keeps the type of its result; inside text the result becomes text. Names are `input`,
-`execution.<field>` and, for the steps upstream, `steps.<id>.output`, `.status` and `.error`. Evaluation has no effects
-and cannot run away: CEL is not Turing-complete and its implementation stops at an iteration budget.
+Names are `input`, `execution.<field>` and, for the steps upstream, `steps.<id>.output`, `.status` and `.error`.
+Evaluation has no effects and cannot run away: CEL always ends, its implementation counts the rounds of loops, and what
+could take too much work or memory is refused before it starts.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -15,10 +16,16 @@ import orjson
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_encoders, ext_math, ext_optional, ext_strings
 
-from app.domain.errors import Problem, StepError
-from app.domain.jsontext import JSON, NotJson, encode
+from app.domain.cel_cost import TooMuch, check_work
+from app.domain.cel_tree import Node, free_names, loop_depth, read_tree, resolve
+from app.domain.cel_words import compile_words, runtime_words
+from app.domain.errors import StepError
+from app.domain.jsontext import JSON, encode
 
 MAX_EXPRESSION = 2_000
+MAX_VALUE = 1 << 24
+"""Characters, roughly, of the JSON that the expressions of one value may come to."""
+MAX_LOOP_DEPTH = 6
 
 EXECUTION_FIELDS = ("id", "workflow_id", "workflow_version", "org_id", "user_id", "created_at")
 STEP_FIELDS = ("output", "status", "error")
@@ -26,56 +33,11 @@ STEP_FIELDS = ("output", "status", "error")
 Lookup: TypeAlias = Callable[[str], JSON]
 """Gives the value of a name such as `input` or `steps.qualify.output`."""
 
-_OPEN, _CLOSE = "${{", "}}"
-_LITERAL = re.compile(
-    r"""\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|//[^\n]*""",
-    re.DOTALL,
-)
-_STEP_NAME = re.compile(r"(?<![\w.])steps\.([A-Za-z_]\w*)")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _EXTENSIONS = (ext_strings.ExtStrings, ext_math.ExtMath, ext_encoders.ExtEncoders, ext_optional.ExtOptional)
-
-
-class Environment:
-    """The names that expressions of one workflow may use; `step_ids` are the ids of all its steps."""
-
-    def __init__(self, step_ids: Iterable[str]) -> None:
-        self._steps = frozenset(step_ids)
-        dyn = cel.Type.DYN
-        names = {"input": dyn}
-        names.update({f"execution.{field}": dyn for field in EXECUTION_FIELDS})
-        names.update({f"steps.{step}.{field}": dyn for step in self._steps for field in STEP_FIELDS})
-        self._names = tuple(names)
-        self._env = cel.NewEnv(variables=names, extensions=[extension() for extension in _EXTENSIONS])
-
-    def compile(self, source: str, upstream: frozenset[str]) -> "Expression":
-        """Compile one expression that may refer to the steps in `upstream`; raises ExpressionError."""
-        if len(source) > MAX_EXPRESSION:
-            raise ExpressionError("expression_too_long", f"An expression has at most {MAX_EXPRESSION} characters")
-        code = re.sub(r"\s+", "", _LITERAL.sub('""', source))
-        try:
-            program = self._env.compile(source)
-        except (RuntimeError, ValueError, UnicodeError) as error:
-            raise self._explain(source, code, str(error)) from error
-        for step in _STEP_NAME.findall(code):
-            if step in self._steps and step not in upstream:
-                detail = f"`{source.strip()}` refers to step '{step}', which is not upstream: add it to `needs`"
-                raise ExpressionError("reference_not_upstream", detail)
-        return Expression(source.strip(), program, tuple(name for name in self._names if name in code))
-
-    def _explain(self, source: str, code: str, message: str) -> "ExpressionError":
-        for step in _STEP_NAME.findall(code):
-            if step not in self._steps:
-                return ExpressionError(
-                    "unknown_step", f"`{source.strip()}` refers to step '{step}', which does not exist"
-                )
-        if undeclared := _UNDECLARED.search(message):
-            detail = f"`{source.strip()}` uses '{undeclared[1]}', which is no name or function of expressions"
-            return ExpressionError("unknown_name", detail)
-        first_line = message.splitlines()[0].split("ERROR: ")[-1]
-        return ExpressionError(
-            "invalid_expression", f"`{source.strip()[:200]}` is not a CEL expression: {first_line[:300]}"
-        )
+_INT64 = range(-(1 << 63), 1 << 63)
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NODE_SIZE = 64
 
 
 class ExpressionError(ValueError):
@@ -86,89 +48,130 @@ class ExpressionError(ValueError):
         self.code = code
 
 
+class Environment:
+    """The names that expressions of one workflow may use; `step_ids` are the ids of all its steps."""
+
+    def __init__(self, step_ids: Iterable[str]) -> None:
+        self._steps = frozenset(step_ids)
+        names = ["input", *(f"execution.{field}" for field in EXECUTION_FIELDS)]
+        names += [f"steps.{step}.{field}" for step in self._steps for field in STEP_FIELDS]
+        self._names = frozenset(names)
+        variables = dict.fromkeys(names, cel.Type.DYN)
+        self._env = cel.NewEnv(variables=variables, extensions=[extension() for extension in _EXTENSIONS])
+
+    def compile(self, source: str, upstream: frozenset[str]) -> "Expression":
+        """Compile one expression that may refer to the steps in `upstream`; raises ExpressionError."""
+        source = source.strip()
+        if len(source) > MAX_EXPRESSION:
+            raise ExpressionError("expression_too_long", f"An expression has at most {MAX_EXPRESSION} characters")
+        if "\x00" in source:
+            raise ExpressionError("invalid_expression", "An expression cannot have a NUL character")
+        try:
+            program = self._env.compile(source)
+        except (RuntimeError, ValueError) as error:
+            raise self._explained(source, str(error)) from None
+        tree = read_tree(program.serialize())
+        if loop_depth(tree) > MAX_LOOP_DEPTH:
+            detail = f"`{_shown(source)}` has more than {MAX_LOOP_DEPTH} loops inside each other"
+            raise ExpressionError("expression_too_deep", detail)
+        names = tuple(name for name in dict.fromkeys(free_names(tree)) if name in self._names)
+        for name in names:
+            step = _step_of(name)
+            if step is not None and step not in upstream:
+                detail = f"`{_shown(source)}` refers to step '{step}', which is not upstream: add it to `needs`"
+                raise ExpressionError("reference_not_upstream", detail)
+        return Expression(source, program, tree, names)
+
+    def _explained(self, source: str, message: str) -> ExpressionError:
+        undeclared = _UNDECLARED.search(message)
+        if undeclared is None:
+            code = "expression_too_deep" if "recursion" in message else "invalid_expression"
+            detail = f"`{_shown(source)}` is not a CEL expression: {compile_words(message)}"
+            return ExpressionError(code, detail)
+        name = undeclared[1]
+        step = _step_of(name)
+        if step is not None and step not in self._steps:
+            detail = f"`{_shown(source)}` refers to step '{step}', which does not exist"
+            return ExpressionError("unknown_step", detail)
+        return ExpressionError("unknown_name", f"`{_shown(source)}` uses '{name}', {_what_there_is(name)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One compiled expression. `names` are those it may look up."""
+    """One compiled expression. `names` are those it looks up."""
 
     source: str
     program: Any
+    tree: Node
     names: tuple[str, ...]
 
-    def evaluate(self, lookup: Lookup) -> JSON:
-        """Its value; raises StepError with `expression_error`, `expression_limit` or `output_not_json`."""
-        data = {name: lookup(name) for name in self.names}
-        self._refuse_what_cel_would_cut(data)
+    def evaluate(self, lookup: Lookup, room: "Room | None" = None) -> JSON:
+        """Its value; raises StepError with `expression_error`, `expression_limit` or `output_not_json`.
+
+        The value is a fresh one, and takes its size out of `room`.
+        """
+        room = room or Room()
+        values = {name: lookup(name) for name in self.names}
         try:
-            result = self.program.eval(data=data)
-            value = result.plain_value()
-        except RuntimeError as error:
+            if (found := resolve(self.tree, values)) is not None:
+                return room.copy(found[1])
+            values = _readable(values)
+            check_work(self.tree, values)
+            return self._evaluated(values, room)
+        except _Refusal as refusal:
+            raise self._error(refusal.code, str(refusal)) from None
+        except TooMuch as error:
+            raise self._error("expression_limit", str(error)) from None
+
+    def _evaluated(self, values: Mapping[str, JSON], room: "Room") -> JSON:
+        try:
+            result = self.program.eval(data=values)
+        except (RuntimeError, MemoryError) as error:
             code = "expression_limit" if "budget" in str(error) else "expression_error"
-            raise self._error(code, str(error)) from None
-        if result.type().name() == "ERROR":
-            raise self._error("expression_error", str(value).partition(": ")[2] or str(value))
-        return self._as_json(value)
-
-    def _refuse_what_cel_would_cut(self, data: Mapping[str, JSON]) -> None:
-        try:
-            text = orjson.dumps(list(data.values()))
-        except TypeError as error:
-            raise self._error("expression_error", str(error)) from None
-        if b"\\u0000" in text:
-            raise self._error("expression_error", "text with a NUL character cannot be used in expressions")
-
-    def _as_json(self, value: object) -> JSON:
-        if isinstance(value, datetime):
-            return value.isoformat().replace("+00:00", "Z")
-        if value is not None and not isinstance(value, bool | int | float | str | list | dict):
-            raise self._error("output_not_json", f"its value is a {type(value).__name__}, which JSON does not have")
-        plain: JSON = value
-        try:
-            encode(plain)
-        except NotJson as error:
-            raise self._error("output_not_json", str(error)) from None
-        return plain
+            raise _Refusal(code, runtime_words(str(error), self.tree, values)) from None
+        if result.type().name() == "ERROR" and not _is_optional(result):
+            raise _Refusal("expression_error", runtime_words(str(result.value()), self.tree, values))
+        return _read(result, room)
 
     def _error(self, code: str, detail: str) -> StepError:
-        return StepError(f"Expression `{self.source[:200]}` failed: {detail}", code=code, retryable=False)
+        return StepError(f"Expression `{_shown(self.source)}` failed: {detail}", code=code, retryable=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A compiled value of a definition. Constant ones evaluate to themselves."""
+class Room:
+    """How much the expressions of one value may still come to."""
 
-    node: Any
-    constant: bool
+    def __init__(self) -> None:
+        self._left = MAX_VALUE
 
-    def evaluate(self, lookup: Lookup) -> Any:
-        """The value with every expression replaced; raises StepError of the first that fails."""
-        return self.node if self.constant else _evaluate(self.node, lookup)
+    def take(self, size: int) -> None:
+        """Raises if there is not so much room."""
+        self._left -= size
+        if self._left < 0:
+            raise _Refusal("expression_limit", f"the value would be larger than {MAX_VALUE >> 20} MiB")
 
-    def truth(self, lookup: Lookup) -> bool:
-        """The value of a condition; raises StepError unless it is true or false."""
-        value = self.evaluate(lookup)
-        if not isinstance(value, bool):
-            found = "null" if value is None else type(value).__name__
-            raise StepError(f"A condition must be true or false, not {found}", code="expression_error", retryable=False)
+    def copy(self, value: JSON) -> JSON:
+        """A copy of a value that shares no list or object with it."""
+        if isinstance(value, dict):
+            self.take(_NODE_SIZE)
+            return {key: self.copy(item) for key, item in value.items()}
+        if isinstance(value, list):
+            self.take(_NODE_SIZE)
+            return [self.copy(item) for item in value]
+        self.take(len(value) if isinstance(value, str) else 8)
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    parts: tuple[str | Expression, ...]
+class _Refusal(Exception):
+    """Why an evaluation fails: a code and the sentence behind the expression's name."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
 
 
-def _evaluate(node: Any, lookup: Lookup) -> Any:
-    match node:
-        case Expression():
-            return node.evaluate(lookup)
-        case _Text():
-            return "".join(part if isinstance(part, str) else as_text(part.evaluate(lookup)) for part in node.parts)
-        case list():
-            return [_evaluate(item, lookup) for item in node]
-        case dict():
-            return {key: _evaluate(item, lookup) for key, item in node.items()}
-        case _:
-            return node
+def is_template(value: object) -> bool:
+    """True for text with an expression in it."""
+    return isinstance(value, str) and "${{" in value
 
 
 def as_text(value: JSON) -> str:
@@ -178,84 +181,104 @@ def as_text(value: JSON) -> str:
     return "" if value is None else encode(value)
 
 
-def compile_template(
-    value: Any, environment: Environment, upstream: frozenset[str], pointer: str, problems: list[Problem]
-) -> Template:
-    """Compile every expression inside a value; what is wrong is appended to `problems` with its pointer."""
-    found: list[bool] = []
-
-    def compile_node(node: Any, at: str) -> Any:
-        if isinstance(node, str) and _OPEN in node:
-            found.append(True)
-            return _compile_text(node, environment, upstream, at, problems)
-        if isinstance(node, list | tuple):
-            return [compile_node(item, f"{at}/{index}") for index, item in enumerate(node)]
-        if isinstance(node, dict):
-            return {key: compile_node(item, f"{at}/{escape(key)}") for key, item in node.items()}
-        return node
-
-    return Template(compile_node(value, pointer), constant=not found)
-
-
-def compile_condition(
-    value: str | bool, environment: Environment, upstream: frozenset[str], pointer: str, problems: list[Problem]
-) -> Template:
-    """Compile an `if`, which may leave out the `${{ }}`."""
-    if isinstance(value, str) and _OPEN not in value:
-        value = f"{_OPEN} {value} {_CLOSE}"
-    return compile_template(value, environment, upstream, pointer, problems)
-
-
-def is_template(value: object) -> bool:
-    """True for text with an expression in it."""
-    return isinstance(value, str) and _OPEN in value
-
-
 def escape(key: object) -> str:
     """A key as a token of a JSON pointer."""
     return str(key).replace("~", "~0").replace("/", "~1")
 
 
-def _compile_text(
-    text: str, environment: Environment, upstream: frozenset[str], pointer: str, problems: list[Problem]
-) -> Any:
-    parts: list[str | Expression] = []
+def _shown(source: str) -> str:
+    return source if len(source) <= 200 else source[:199] + "…"
+
+
+def _step_of(name: str) -> str | None:
+    root, _, rest = name.partition(".")
+    return rest.partition(".")[0] or None if root == "steps" else None
+
+
+def _what_there_is(name: str) -> str:
+    match name.partition(".")[0]:
+        case "steps":
+            return "but of a step there is `.output`, `.status` and `.error`, such as `steps.qualify.output`"
+        case "execution":
+            return f"but of the execution there is {', '.join(f'`.{field}`' for field in EXECUTION_FIELDS)}"
+        case _:
+            return "which is no name or function; names are `input`, `execution.id`, `steps.<id>.output` and the like"
+
+
+def _readable(values: dict[str, JSON]) -> dict[str, JSON]:
+    """Values as CEL can take them: it would cut text at a NUL, and knows whole numbers of 64 bits only."""
+    given = list(values.values())
     try:
-        for literal, source in _split(text):
-            if literal:
-                parts.append(literal)
-            if source is not None:
-                parts.append(environment.compile(source, upstream))
-    except ExpressionError as error:
-        problems.append(Problem(error.code, str(error), pointer))
-        return None
-    if len(parts) == 1 and isinstance(parts[0], Expression):
-        return parts[0]
-    return _Text(tuple(parts))
+        text = orjson.dumps(given, option=orjson.OPT_STRICT_INTEGER)
+    except TypeError:  # among other things for whole numbers beyond 53 bits
+        values = {name: _doubled(value) for name, value in values.items()}
+        try:
+            text = orjson.dumps(given)
+        except TypeError as error:
+            raise _Refusal("expression_error", f"a value it uses is not JSON: {error}") from None
+    if b"\\u0000" in text and _NUL.search(text):
+        raise _Refusal("expression_error", "text with a NUL character cannot be used in expressions")
+    return values
 
 
-def _split(text: str) -> Iterator[tuple[str, str | None]]:
-    """Pairs of literal text and the expression source behind it (None at the end)."""
-    position = 0
-    while (start := text.find(_OPEN, position)) >= 0:
-        end = _closing(text, start + len(_OPEN))
-        yield text[position:start], text[start + len(_OPEN) : end]
-        position = end + len(_CLOSE)
-    yield text[position:], None
+def _doubled(value: JSON) -> JSON:
+    """Whole numbers beyond 64 bits as decimal numbers."""
+    if isinstance(value, dict):
+        return {key: _doubled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_doubled(item) for item in value]
+    return float(value) if isinstance(value, int) and value not in _INT64 else value
 
 
-def _closing(text: str, position: int) -> int:
-    """Index of the `}}` that ends an expression; braces and strings of CEL in between do not."""
-    depth = 0
-    while position < len(text):
-        if literal := _LITERAL.match(text, position):
-            position = literal.end()
-            continue
-        if text[position] == "{":
-            depth += 1
-        elif text[position] == "}":
-            if depth == 0 and text.startswith(_CLOSE, position):
-                return position
-            depth -= 1
-        position += 1
-    raise ExpressionError("invalid_expression", "An expression opened by '${{' is not closed by '}}'")
+def _is_optional(value: Any) -> bool:
+    """An optional has the type of an error, but cannot be converted."""
+    try:
+        value.value()
+    except (TypeError, SystemError):
+        return True
+    return False
+
+
+def _read(value: Any, room: Room) -> JSON:
+    """The JSON of a CEL value. A null is told by its type: converting it would cost CPython's None a reference."""
+    room.take(_NODE_SIZE)
+    kind = value.type().name().partition("<")[0]
+    match kind:
+        case "NULL":
+            return None
+        case "BOOL" | "INT" | "UINT":
+            plain: JSON = value.value()
+            return plain
+        case "STRING":
+            text: str = value.value()
+            room.take(len(text))
+            return text
+        case "DOUBLE":
+            return _finite(value.value())
+        case "LIST":
+            return [_read(item, room) for item in value.value()]
+        case "MAP":
+            return {_key(key): _read(item, room) for key, item in value.value().items()}
+        case "TIMESTAMP":
+            moment: datetime = value.value()
+            return moment.isoformat().replace("+00:00", "Z")
+        case "ERROR":
+            raise _Refusal("output_not_json", "its value is optional: say what it is otherwise with `.orValue(…)`")
+        case "DURATION" | "BYTES":
+            raise _Refusal(
+                "output_not_json", f"its value is a {kind.lower()}, which JSON does not have: use `string()`"
+            )
+        case _:
+            raise _Refusal("output_not_json", f"its value is a {kind.lower()}, which JSON does not have")
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise _Refusal("output_not_json", f"its value is {number}, which JSON does not have")
+    return number
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise _Refusal("output_not_json", "its value is a map with keys that are not text, which JSON does not have")
+    return key

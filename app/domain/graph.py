@@ -1,6 +1,6 @@
 """The shape of a workflow: edges, cycles, order. Every function is linear in steps and edges."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -39,12 +39,40 @@ def _children(parents: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return children
 
 
-def cycle_members(parents: Mapping[str, Sequence[str]]) -> list[str]:
-    """Ids that lie on some cycle, in the mapping's order."""
-    stuck = set(parents) - set(topological_order(parents))
-    within = {name: [parent for parent in parents[name] if parent in stuck] for name in parents if name in stuck}
-    behind = set(topological_order(_children(within)))
-    return [name for name in within if name not in behind]
+def cycles(parents: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Groups of ids that lie on common cycles, each in the mapping's order; needs of oneself do not count."""
+    finished: dict[str, int] = {}
+    for root in parents:
+        for name in _finishing(parents, root, finished):
+            finished[name] = len(finished)
+    children = _children(parents)
+    grouped: dict[str, int] = {}
+    groups: list[list[str]] = []
+    for root in sorted(parents, key=finished.__getitem__, reverse=True):
+        groups.append(list(_finishing(children, root, grouped)))
+        grouped.update(dict.fromkeys(groups[-1], len(groups)))
+    position = {name: index for index, name in enumerate(parents)}
+    return sorted(
+        (sorted(group, key=position.__getitem__) for group in groups if len(group) > 1),
+        key=lambda group: position[group[0]],
+    )
+
+
+def _finishing(edges: Mapping[str, Sequence[str]], root: str, done: Mapping[str, int]) -> Iterator[str]:
+    """Ids reachable from a root and not done yet, each after all those behind it (depth first, without recursion)."""
+    if root in done:
+        return
+    entered = {root}
+    path = [(root, iter(edges[root]))]
+    while path:
+        name, rest = path[-1]
+        following = next((other for other in rest if other not in done and other not in entered), None)
+        if following is None:
+            path.pop()
+            yield name
+        else:
+            entered.add(following)
+            path.append((following, iter(edges[following])))
 
 
 def ancestors(parents: Mapping[str, Sequence[str]], order: Sequence[str]) -> dict[str, frozenset[str]]:

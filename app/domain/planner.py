@@ -28,8 +28,9 @@ from app.domain.decisions import (
     SuspendStep,
     WakeStep,
 )
+from app.domain.durations import format_duration
 from app.domain.errors import Failure, StepError, failure_of
-from app.domain.jsontext import JSON
+from app.domain.jsontext import JSON, NotJson, encode
 from app.domain.retry import decide_retry
 from app.domain.snapshot import (
     Aborted,
@@ -154,8 +155,19 @@ def _close(workflow: CompiledWorkflow, snapshot: Snapshot, stop: Stop) -> Iterat
         case StopReason.CANCELLED:
             yield Cancel(stop)
         case StopReason.TIMED_OUT:
-            message = f"The execution did not end within its timeout of {workflow.definition.timeout:g} s"
-            yield Fail(Failure(StopReason.TIMED_OUT.value, message, retryable=False), None)
+            yield _timed_out_end(workflow, snapshot)
+
+
+def _timed_out_end(workflow: CompiledWorkflow, snapshot: Snapshot) -> Fail:
+    """A run that was failing before its time was up fails with that first failure."""
+    first = snapshot.first_failure
+    if first is not None and snapshot.deadline is not None:
+        failed_at = snapshot.steps[first.step_id].completed_at
+        if failed_at is not None and failed_at < snapshot.deadline:
+            return Fail(first.failure, first.step_id)
+    limit = format_duration(workflow.definition.timeout or 0.0)
+    message = f"The execution did not end within its timeout of {limit}"
+    return Fail(Failure(StopReason.TIMED_OUT.value, message, retryable=False), None)
 
 
 def _stop_word(stop: Stop) -> str:
@@ -169,7 +181,7 @@ def _awakening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) ->
         if state.status is not StepStatus.WAITING or state.wake_at is None or state.wake_at > now:
             continue
         if state.wait is WaitReason.RETRY:
-            yield _start(workflow.by_id[step_id], snapshot)
+            yield _attempt(workflow.by_id[step_id], snapshot)
         else:
             yield WakeStep(step_id)
 
@@ -178,44 +190,42 @@ def _starting(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> 
     if snapshot.stop is not None:
         return
     failing = snapshot.first_failure is not None
-    skipped: set[str] = set()
     for step in workflow.steps:
-        if snapshot.steps[step.id].status is not StepStatus.PENDING:
+        if snapshot.steps[step.id].status is not StepStatus.PENDING or not _needs_settled(step, snapshot):
             continue
-        verdict = _verdict(step, snapshot, skipped, failing)
-        if isinstance(verdict, SkipStep):
-            skipped.add(step.id)
-        if verdict is not None:
-            yield verdict
-            failing = failing or (isinstance(verdict, FailStep) and verdict.stops_run)
+        verdict = _verdict(step, snapshot, failing)
+        yield verdict
+        failing = failing or (isinstance(verdict, FailStep) and verdict.stops_run)
 
 
-def _verdict(step: CompiledStep, snapshot: Snapshot, skipped: set[str], failing: bool) -> Decision | None:
-    """What becomes of a pending step now: started, skipped, failed, or (None) it waits for its needs."""
+def _needs_settled(step: CompiledStep, snapshot: Snapshot) -> bool:
+    """With a step's needs all its ancestors are settled, so that what it may look at changes no more."""
+    return all(snapshot.steps[edge.parent].status.settled for edge in step.edges)
+
+
+def _verdict(step: CompiledStep, snapshot: Snapshot, failing: bool) -> Decision:
+    """What becomes of a pending step whose needs are settled: started, skipped or failed."""
     if failing and step.run_if not in _ACCEPTS_FAILURE:
         return SkipStep(step.id, "execution_failed")
-    reason = _join(step, snapshot, skipped)
-    if reason == _WAIT:
-        return None
-    if reason is not None:
+    if (reason := _why_not(step, snapshot)) is not None:
         return SkipStep(step.id, reason)
-    return _start(step, snapshot)
+    try:
+        if step.condition is not None and not step.condition.truth(snapshot.lookup):
+            return SkipStep(step.id, "condition_false")
+    except StepError as error:
+        return FailStep(step.id, failure_of(error), _stops_run(step))
+    return _attempt(step, snapshot)
 
 
-_WAIT = "wait"
-
-
-def _join(step: CompiledStep, snapshot: Snapshot, skipped: set[str]) -> str | None:
-    """None: the step may start; `_WAIT`: a need is not settled; else the reason to skip it."""
+def _why_not(step: CompiledStep, snapshot: Snapshot) -> str | None:
+    """The reason to skip a step by its `run_if`; None: it may start."""
     parents = [(edge, snapshot.steps[edge.parent]) for edge in step.edges]
-    if any(not state.status.settled and edge.parent not in skipped for edge, state in parents):
-        return _WAIT
-    failed = any(snapshot.steps[name].status is StepStatus.FAILED for name in step.upstream)
     taken = [_taken(edge.port, state) for edge, state in parents]
     match step.run_if:
         case "all_done":
             return None
         case "any_failed":
+            failed = any(snapshot.steps[name].status is StepStatus.FAILED for name in step.upstream)
             return None if failed else "nothing_failed"
         case "all_succeeded":
             succeeded = all(state.status is StepStatus.COMPLETED for _, state in parents)
@@ -231,13 +241,19 @@ def _taken(port: str | None, parent: StepState) -> bool:
     return parent.status is StepStatus.COMPLETED and (port is None or port in parent.ports)
 
 
-def _start(step: CompiledStep, snapshot: Snapshot) -> Decision:
+def _attempt(step: CompiledStep, snapshot: Snapshot) -> Decision:
     try:
-        if step.condition is not None and not step.condition.truth(snapshot.lookup):
-            return SkipStep(step.id, "condition_false")
-        return StartStep(step.id, step.config.evaluate(snapshot.lookup))
+        config = step.config.evaluate(snapshot.lookup)
+        return StartStep(step.id, config, _text(config, f"The `with` of step '{step.id}'"))
     except StepError as error:
         return FailStep(step.id, failure_of(error), _stops_run(step))
+
+
+def _text(value: JSON, what: str) -> str:
+    try:
+        return encode(value)
+    except NotJson as error:
+        raise StepError(f"{what} is not JSON: {error}", code="output_not_json", retryable=False) from None
 
 
 def _ending(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
@@ -249,7 +265,7 @@ def _ending(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> It
         yield Fail(snapshot.first_failure.failure, snapshot.first_failure.step_id)
         return
     try:
-        output = _output(workflow, snapshot)
+        output = _text(_output(workflow, snapshot), "The output of the execution")
         risk = _risk_score(workflow, snapshot)
     except StepError as error:
         yield Fail(failure_of(error), None)

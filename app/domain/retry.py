@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.domain.definition import RetryPolicy
+from app.domain.durations import LONGEST
 from app.domain.errors import Failure
 
 
@@ -17,13 +18,13 @@ def decide_retry(policy: RetryPolicy, failure: Failure, failures: int, jitter: f
     """Decide after `failures` failed attempts (this one included); `jitter` is a fraction in [0, 1).
 
     Exponential back-off with full jitter: delay = jitter · min(max_interval, initial_interval · factor^(failures - 1)),
-    never earlier than the other side's Retry-After.
+    never earlier than the other side's Retry-After, and never more than 366 days.
     """
     if not failure.retryable or failure.code in policy.no_retry_on or failures >= policy.max_attempts:
         return RetryDecision(None)
     ceiling = min(policy.max_interval, policy.initial_interval * _power(policy.factor, failures - 1))
     delay = ceiling * jitter if policy.jitter == "full" else ceiling
-    return RetryDecision(max(delay, failure.retry_after or 0.0))
+    return RetryDecision(min(max(delay, failure.retry_after or 0.0), LONGEST))
 
 
 def _power(factor: float, exponent: int) -> float:

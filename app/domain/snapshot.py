@@ -121,7 +121,7 @@ class StepState:
 class FirstFailure:
     """The first failure that stops a run: the one shown as its error."""
 
-    step_id: str | None
+    step_id: str
     failure: Failure
 
 

@@ -77,12 +77,12 @@ class IllegalTransition(AssertionError):
 
 
 def check_transition(old: ExecutionStatus, new: ExecutionStatus) -> None:
-    """Raise IllegalTransition unless the table allows it; staying is always allowed."""
-    if new is not old and new not in LEGAL[old]:
+    """Raise IllegalTransition unless the table allows it."""
+    if new not in LEGAL[old]:
         raise IllegalTransition(f"execution {old} → {new}")
 
 
 def check_step_transition(old: StepStatus, new: StepStatus) -> None:
-    """Raise IllegalTransition unless the table allows it; RUNNING → RUNNING is a restarted attempt."""
-    if new not in LEGAL_STEP[old] and not (old is new is StepStatus.RUNNING):
+    """Raise IllegalTransition unless the table allows it."""
+    if new not in LEGAL_STEP[old]:
         raise IllegalTransition(f"step {old} → {new}")

@@ -14,22 +14,21 @@ from pydantic import ValidationError
 from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.definition import RetryPolicy, StepDefinition, WorkflowDefinition, split_need
 from app.domain.errors import Problem
-from app.domain.expressions import (
-    Environment,
-    Template,
-    compile_condition,
-    compile_template,
-    escape,
-    is_template,
-)
-from app.domain.graph import Edge, ancestors, cycle_members, depth, topological_order
-from app.domain.jsontext import JSON, encode
+from app.domain.expressions import Environment, escape, is_template
+from app.domain.graph import Edge, ancestors, cycles, depth, topological_order
+from app.domain.jsontext import JSON, NotJson, encode
 from app.domain.schemas import UnsupportedSchema, compile_schema, schema_problems
 from app.domain.steps import Effect, StepSpec
+from app.domain.templates import Template, TemplateCompiler
 
-MAX_EDGES, MAX_PARENTS, MAX_DEPTH = 2_000, 32, 200
+MAX_STEPS, MAX_EDGES, MAX_PARENTS, MAX_DEPTH = 500, 2_000, 32, 200
 
-_SHAPE_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+_SHAPE_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "invalid_character": "invalid_character",
+    "reserved_word": "invalid_step_id",
+}
 
 
 class StepCatalog(Protocol):
@@ -62,26 +61,41 @@ def check_definition(document: object, catalog: StepCatalog) -> Checked:
 class _Check:
     catalog: StepCatalog
     problems: list[Problem] = field(default_factory=list)
+    schemas: dict[str, Validator] = field(default_factory=dict)
 
     def run(self, document: object) -> Checked:
         if not isinstance(document, dict):
             return Checked(None, [Problem("validation_error", "A workflow is an object with `name` and `steps`")])
+        try:
+            encode(document)
+        except NotJson as error:
+            return Checked(None, [Problem("validation_error", f"A workflow is JSON: {error}")])
         definition = self._shape(document)
         steps = self._parsed_steps(document)
         parents = self._edges(steps, _all_ids(document))
         order = topological_order(parents)
-        self._cycles(parents, steps)
+        if len(order) < len(parents):
+            self._cycles(parents, steps)
         upstream = ancestors(parents, order)
         if depth(parents, order) > MAX_DEPTH:
             self._problem("graph_too_large", f"The longest path has more than {MAX_DEPTH} steps", "/steps")
         environment = Environment(_all_ids(document))
+        every = frozenset(parents)
+        numbers = {step_id: number for number, step_id in enumerate(order, 1)}
         compiled = {
-            step.id: self._step(step, index, order, upstream.get(step.id, frozenset(parents)), environment)
+            step.id: self._step(
+                step,
+                f"/steps/{index}",
+                numbers.get(step.id, 0),
+                TemplateCompiler(environment, upstream.get(step.id, every), self.problems),
+            )
             for index, step in steps.items()
         }
-        every = frozenset(parents)
-        output = self._template(document.get("output"), environment, every, "/output")
-        risk = self._template(document.get("risk_score"), environment, every, "/risk_score")
+        compiler = TemplateCompiler(environment, every, self.problems)
+        output, risk = (
+            None if document.get(name) is None else compiler.template(document[name], f"/{name}")
+            for name in ("output", "risk_score")
+        )
         validator = self._input_schema(document.get("input"))
         if self.problems or definition is None:
             return Checked(None, self.problems)
@@ -93,7 +107,9 @@ class _Check:
             return WorkflowDefinition.model_validate(document)
         except ValidationError as error:
             for item in error.errors(include_url=False, include_input=False, include_context=False):
-                self.problems.append(_shape_problem(item["loc"], item["type"], item["msg"]))
+                # Steps that are wrong themselves are missing in pydantic's count of steps.
+                if not (item["type"] == "too_short" and item["loc"] == ("steps",) and document["steps"]):
+                    self.problems.append(_shape_problem(item["loc"], item["type"], item["msg"]))
             return None
 
     def _parsed_steps(self, document: dict[str, Any]) -> dict[int, StepDefinition]:
@@ -101,7 +117,7 @@ class _Check:
         parsed: dict[int, StepDefinition] = {}
         seen: set[str] = set()
         raw = document.get("steps")
-        for index, item in enumerate(raw[:500] if isinstance(raw, list) else []):
+        for index, item in enumerate(raw[:MAX_STEPS] if isinstance(raw, list) else []):
             try:
                 step = StepDefinition.model_validate(item)
             except ValidationError:
@@ -158,24 +174,22 @@ class _Check:
         return "unknown_port", f"Step '{parent}' has no port '{port}' (its ports: {named})"
 
     def _cycles(self, parents: Mapping[str, list[str]], steps: Mapping[int, StepDefinition]) -> None:
-        members = cycle_members(parents)
-        for index, step in steps.items():
-            if step.id in members:
-                others = ", ".join(name for name in parents[step.id] if name in members)
-                self._problem(
-                    "graph_cycle", f"{step.id} needs {others}, which needs it in turn", f"/steps/{index}/needs"
-                )
+        positions = {step.id: index for index, step in steps.items()}
+        for group in cycles(parents):
+            members = frozenset(group)
+            for index in (positions[step_id] for step_id in group):
+                step = steps[index]
+                for position, need in enumerate(step.needs):
+                    if (parent := split_need(need)[0]) in members and parent != step.id:
+                        detail = f"{step.id} needs {parent}, and steps {', '.join(group)} form a cycle"
+                        self._problem("graph_cycle", detail, f"/steps/{index}/needs/{position}")
 
-    def _step(
-        self, step: StepDefinition, index: int, order: list[str], upstream: frozenset[str], environment: Environment
-    ) -> CompiledStep | None:
-        at = f"/steps/{index}"
-        config = self._template(step.config, environment, upstream, f"{at}/with") or Template({}, constant=True)
-        condition = None
-        if step.condition is not None:
-            condition = compile_condition(step.condition, environment, upstream, f"{at}/if", self.problems)
+    def _step(self, step: StepDefinition, at: str, number: int, compiler: TemplateCompiler) -> CompiledStep | None:
+        config = compiler.template(step.config, f"{at}/with")
+        condition = None if step.condition is None else compiler.condition(step.condition, f"{at}/if")
         if step.run_if == "any_failed" and not step.needs:
-            self._problem("run_if_without_needs", "`run_if: any_failed` looks at the steps in `needs`", f"{at}/run_if")
+            detail = "`run_if: any_failed` looks at the steps before this one, but `needs` is empty"
+            self._problem("run_if_without_needs", detail, f"{at}/run_if")
         spec = self.catalog.spec(step.type)
         if spec is None:
             self._problem("unknown_step_type", f"There is no step type '{step.type}'", f"{at}/type")
@@ -185,9 +199,9 @@ class _Check:
         return CompiledStep(
             definition=step,
             spec=spec,
-            number=order.index(step.id) + 1 if step.id in order else 0,
+            number=number,
             edges=tuple(Edge(*split_need(need)) for need in step.needs),
-            upstream=upstream,
+            upstream=compiler.upstream,
             condition=condition,
             config=config,
             effect=effect,
@@ -197,20 +211,15 @@ class _Check:
 
     def _config(self, step: StepDefinition, spec: StepSpec, at: str) -> None:
         """Check `with` by its type's schema, leaving alone what only a run will know."""
+        if spec.type not in self.schemas:
+            self.schemas[spec.type] = compile_schema(dict(spec.config_schema))
         found = [
             problem
-            for problem in schema_problems(compile_schema(dict(spec.config_schema)), step.config, "invalid_config")
+            for problem in schema_problems(self.schemas[spec.type], step.config, "invalid_config")
             if not _has_template(step.config, problem.pointer)
         ]
         for problem in found or self.catalog.check(step.type, step.config):
             self._problem(problem.code, problem.detail, at + problem.pointer)
-
-    def _template(
-        self, value: Any, environment: Environment, upstream: frozenset[str], pointer: str
-    ) -> Template | None:
-        if value is None:
-            return None
-        return compile_template(value, environment, upstream, pointer, self.problems)
 
     def _input_schema(self, schema: object) -> Validator | None:
         if not isinstance(schema, dict | bool):
@@ -218,7 +227,8 @@ class _Check:
         try:
             return compile_schema(schema)
         except UnsupportedSchema as error:
-            self._problem("unsupported_schema", f"`input` is no JSON Schema we can use: {error}", "/input")
+            detail = f"`input` is no JSON Schema that can be used: {error}"
+            self._problem("unsupported_schema", detail, f"/input{error.pointer}")
             return None
 
     def _problem(self, code: str, detail: str, pointer: str) -> None:
@@ -228,7 +238,7 @@ class _Check:
 def _all_ids(document: Mapping[str, Any]) -> frozenset[str]:
     """Every id written in the document, so that a step broken elsewhere does not make its references look wrong."""
     raw = document.get("steps")
-    items = raw[:500] if isinstance(raw, list) else []
+    items = raw[:MAX_STEPS] if isinstance(raw, list) else []
     ids = (item.get("id") for item in items if isinstance(item, dict))
     return frozenset(name for name in ids if isinstance(name, str) and name.isidentifier() and name.isascii())
 

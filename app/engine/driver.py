@@ -136,11 +136,11 @@ class Driver:
         read_mail = await self._take_mail()
         self._take_said(changes)
         self._take_outcomes()
-        launched = 0
-        while decisions := plan(self._workflow, self._snapshot, self._clock.now()):
+        launched, now = 0, self._clock.now()
+        while decisions := plan(self._workflow, self._snapshot, now):
             for decision in decisions:
-                evolve(self._workflow, self._snapshot, decision, self._clock.now(), changes)
-            launched = await self._run_pure(changes, launched)
+                evolve(self._workflow, self._snapshot, decision, now, changes)
+            launched, now = await self._run_pure(changes, launched), self._clock.now()
         self._sleep_if_idle(changes)
         return changes, read_mail
 
@@ -326,9 +326,11 @@ class Driver:
     async def _next_fact(self) -> None:
         """Sleep until something happens or the next time is due."""
         wake_at = next_wake(self._snapshot)
-        seconds = None if wake_at is None else max((wake_at - self._clock.now()).total_seconds(), 0.0)
+        if wake_at is None:
+            await self._fact.wait()
+            return
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max((wake_at - self._clock.now()).total_seconds(), 0.0)):
                 await self._fact.wait()
         except TimeoutError:
             return

@@ -64,5 +64,4 @@ def _tell_event(workflow: CompiledWorkflow, execution_id: str, event: Event) -> 
 
 
 def _say(level: str, execution_id: str, step_id: str | None, message: str) -> None:
-    speak = {"debug": log.debug, "info": log.info, "warning": log.warning, "error": log.error}[level]
-    speak(message, execution_id=execution_id, scope=step_id or "workflow")
+    getattr(log, level)(message, execution_id=execution_id, scope=step_id or "workflow")

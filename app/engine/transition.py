@@ -12,7 +12,9 @@ from app.domain.evolution import Changes, Ending, Event
 from app.domain.jsontext import encode
 from app.domain.snapshot import Snapshot, StepState, StopReason
 from app.domain.states import ExecutionStatus
+from app.domain.steps import Usage
 
+NOTHING_USED = Usage()
 EVENT_BYTES = 300
 """About the size of an event on its way to the database."""
 
@@ -122,6 +124,7 @@ def build_transition(
 ) -> Transition:
     """Freeze what changed into rows; the snapshot may go on changing. With `wake_at` ownership is given up."""
     reason, message = _status_words(snapshot, changes.ending)
+    spent = changes.ending is not None or any(step.usage != NOTHING_USED for step in changes.steps.values())
     agents_changed = any(step_id in snapshot.agent_results for step_id in changes.steps)
     return Transition(
         execution_id=fence.execution_id,
@@ -138,8 +141,8 @@ def build_transition(
         started_at=snapshot.started_at if changes.began else None,
         deadline_at=snapshot.deadline if changes.began else None,
         wake_at=wake_at,
-        tokens_used=sum(step.usage.tokens for step in snapshot.steps.values()),
-        cost=sum(step.usage.cost for step in snapshot.steps.values()),
+        tokens_used=sum(step.usage.tokens for step in snapshot.steps.values()) if spent else None,
+        cost=sum(step.usage.cost for step in snapshot.steps.values()) if spent else None,
         graph_text=workflow.graph_text if changes.began else None,
         agent_results_text=encode(snapshot.agent_results) if agents_changed else None,
         settles_step=any(step.status.settled for step in changes.steps.values()),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app import clock
+from app import clock, metrics
 from app.auth.principal import Caller
 from app.db.queries import executions as queries
 from app.db.queries.executions import ExecutionFilter, Row
@@ -97,6 +97,7 @@ class Executions:
         new = _new_execution(caller, request, head.version)
         match await self._recorder.create(new):
             case Accepted(created_at):
+                metrics.executions_started.inc()
                 self._nudge()
                 return Started(_accepted_row(new, created_at, request.labels), replayed=False)
             case AlreadyAccepted() as earlier:

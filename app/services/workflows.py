@@ -197,7 +197,7 @@ class Workflows:
 
     async def _proposal(self, document: object, *, draft: bool, workflow_id: str | None = None) -> _Proposal:
         body, own, wrong = _parted(document)
-        if workflow_id is not None and own.get("id", workflow_id) not in {workflow_id, None}:
+        if workflow_id is not None and own.get("id", workflow_id) not in (workflow_id, None):
             wrong.append(Problem("invalid_value", "This is the id of another workflow: leave it out", "/id"))
         _, problems, missing = await self._examined(body)
         if wrong:

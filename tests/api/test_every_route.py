@@ -154,6 +154,17 @@ async def test_unknown_paths_and_methods_are_problems(anonymous, client):
         assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
+async def test_a_bug_of_ours_is_a_problem_with_the_request_id_and_no_detail(live, client, monkeypatch):
+    async def broken(*_: object) -> None:
+        raise KeyError("internal detail")
+
+    monkeypatch.setattr(live.services.executions.__class__, "detail", broken)
+    answer = await client.get("/api/v1/executions/exec_1", headers={"X-Request-ID": "mine-1"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] == "mine-1"
+    assert "internal detail" not in answer.text
+
+
 async def test_health_and_metrics(anonymous, live):
     assert (await anonymous.get("/health/live")).json()["status"] == "ok"
     for path in ("/health", "/health/ready"):

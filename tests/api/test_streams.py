@@ -7,6 +7,8 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from app.api import stream_session
+from app.auth.principal import Caller
 from app.domain.events import STREAM_EVENT
 from tests.api.test_executions import save
 
@@ -159,3 +161,37 @@ async def test_many_subscribers_see_the_same(live, owner, client):
 
     streams = await asyncio.gather(*(follow() for _ in range(10)))
     assert all(events == streams[0] for events in streams)
+
+
+class StalledReader:
+    """A WebSocket whose other side has stopped reading after the first message."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.closed: tuple[int, str] | None = None
+
+    async def send_text(self, text: str) -> None:
+        if self.sent:
+            await asyncio.Event().wait()
+        self.sent.append(text)
+
+    async def receive(self) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+
+async def test_a_reader_that_stalls_is_closed_with_its_cursor(live, owner, client, monkeypatch):
+    """Its events are not buffered without bound; whoever comes back with the cursor misses nothing."""
+    monkeypatch.setattr(stream_session, "SEND_SECONDS", 0.05)
+    execution_id = await start(client)
+    await client.get(f"/api/v1/executions/{execution_id}", headers={"Prefer": "wait=20"})
+    principal = await live.services.authenticator.authenticate(f"Bearer {owner.token}")
+    caller = Caller(principal, None, None, "req_1")
+    status = await live.services.streams.check(caller.org_id, execution_id)
+    reader = StalledReader()
+    session = stream_session.StreamSession(reader, live.services, caller, execution_id, 2)
+    await session.run(live.services.streams.follow(caller.org_id, execution_id, 2, status))
+    assert json.loads(reader.sent[0])["seq"] == 3
+    assert reader.closed == (4408, "reader too slow; resume after 3")

@@ -115,11 +115,11 @@ class TestCreate:
             assert body["definition"] == draft
             assert len(body["description"] or "") <= 4_000
 
-    async def test_nul_in_a_definition_is_kept(self, client: httpx.AsyncClient) -> None:
-        document = greeting("a\u0000b") | {"description": "c\u0000d"}
-        body = await create(client, document)
-        assert body["definition"] == document
-        assert body["description"] == "cd"
+    async def test_nul_is_kept_in_settings_and_refused_in_our_own_fields(self, client: httpx.AsyncClient) -> None:
+        document = greeting("a\u0000b")
+        assert (await create(client, document))["definition"] == document
+        answer = await client.post(PATH, json=document | {"description": "c\u0000d"})
+        assert refused(answer, 422, "workflow_invalid")["errors"][0]["code"] == "invalid_character"
 
     async def test_at_most_fifty_problems_are_told(self, client: httpx.AsyncClient) -> None:
         document = {"name": "Many", "steps": [{"id": f"s{n}", "type": "nope"} for n in range(80)]}
@@ -244,6 +244,12 @@ class TestReplace:
         assert cleared.json()["project_id"] is None
         wrong = await put(client, body["id"], {"id": "yours", **GREET}, "*")
         assert codes(refused(wrong, 422, "validation_error")["errors"]) == {"/id": "invalid_value"}
+
+    async def test_an_id_that_is_no_text_is_a_problem(self, client: httpx.AsyncClient) -> None:
+        made = await create(client, GREET)
+        for wrong in ({}, [], 1):
+            answer = await client.put(f"{PATH}/{made['id']}", json=GREET | {"id": wrong}, headers={"If-Match": "*"})
+            assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
 
 
 class TestDelete:
