@@ -113,7 +113,7 @@ WITH t AS (
 ), m AS (
   UPDATE execution_inbox i SET applied_at = f.recorded_at
     FROM unnest($61::text[], $62::text[]) AS x(execution_id, mail_id) JOIN f ON f.id = x.execution_id
-   WHERE i.id = x.mail_id
+   WHERE i.id = x.mail_id AND i.execution_id = x.execution_id
 ), l AS (
   INSERT INTO audit_logs (id, org_id, user_id, action, resource_type, resource_id, details, ip_address, user_agent,
                           request_id, success, error_code, error_message, timestamp)

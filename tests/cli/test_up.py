@@ -86,7 +86,7 @@ async def test_token_prints_a_key_that_works_and_nothing_else(up: Up) -> None:
     async with client(up.url, out.strip()) as http:
         me = (await http.get("/auth/me")).json()
         keys = (await http.get("/api-keys")).json()["data"]
-    assert me["user"]["id"] if "user" in me else me["user_id"] == "user_admin"
+    assert me["user"]["id"] == "user_admin"
     assert keys[0]["expires_at"] is not None
 
 
@@ -300,7 +300,6 @@ async def test_migrate_tells_what_it_applied_and_who_can_sign_in() -> None:
 
 async def test_serve_refuses_a_database_that_is_not_migrated_and_serves_one_that_is() -> None:
     async with installation() as data_dir:
-        # A second installation's Postgres stands in for the operator's own.
         async with stepstream("up", "--data-dir", data_dir, "--port", "0") as process:
             await process.ready()
             environment = {"DATABASE_URL": superuser_url(data_dir), "STEPSTREAM_DATA_DIR": str(data_dir)}

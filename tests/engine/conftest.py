@@ -1,14 +1,29 @@
 """A database with a tenant, and the promise that it is sound when the test is over."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.database import Database
 from tests.engine.harness import ORG, Engine, engine
 from tests.engine.invariants import check
 from tests.engine.kit import Sink
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> Iterator[None]:
+    """Tracebacks drawn for people take longer than these tests."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(),
+        ]
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

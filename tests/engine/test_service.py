@@ -1,6 +1,7 @@
 """Background loops: they survive what their work does, lose no wake-up, and end when told."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -19,14 +20,14 @@ class Work:
         self.turned = asyncio.Event()
         self.free = asyncio.Event()
         self.free.set()
-        self.error: Exception | None = None
+        self.error: Callable[[], Exception] | None = None
 
     async def __call__(self) -> None:
         self.turns += 1
         self.turned.set()
         await self.free.wait()
         if self.error is not None:
-            raise self.error
+            raise self.error()
 
     async def turn(self) -> None:
         """Wait for the next turn to begin."""
@@ -74,7 +75,7 @@ async def test_a_wake_up_during_the_work_is_not_lost(service, work):
     assert work.turns == 2
 
 
-@pytest.mark.parametrize("error", [Unavailable("away"), ZeroDivisionError()])
+@pytest.mark.parametrize("error", [lambda: Unavailable("away"), ZeroDivisionError])
 async def test_an_error_does_not_end_it(service, work, error, monkeypatch):
     monkeypatch.setattr(module.clock, "jitter", lambda: -1.0)  # no pause at all
     work.error = error
@@ -90,7 +91,7 @@ async def test_a_failing_loop_is_not_busy_and_waits_no_longer_than_its_interval(
     monkeypatch.setattr(module.clock, "jitter", lambda: 1.0)
     pauses = []
     monkeypatch.setattr(module.asyncio, "timeout", lambda seconds: pauses.append(seconds) or asyncio.timeouts.timeout(0))
-    work.error = Unavailable("away")
+    work.error = lambda: Unavailable("away")
     brief = Service("test", work, 0.7)
     for each in (service, brief):
         pauses.clear()

@@ -1,0 +1,125 @@
+"""Executions and transitions made by hand, for tests of what writes them."""
+
+from datetime import timedelta
+from typing import Any
+
+from app import clock
+from app.domain.errors import Failure
+from app.domain.evolution import Ending, Event
+from app.domain.states import ExecutionStatus
+from app.engine.transition import AttemptRow, StepRow, Transition
+from tests.database import Database
+from tests.engine.harness import ORG
+
+LATER = clock.now() + timedelta(minutes=1)
+
+
+async def owned(database: Database, workflow_id: str, *, owner: str = "w1", epoch: int = 1) -> str:
+    """An accepted execution that belongs to a worker; its id."""
+    execution_id = clock.new_id("exec")
+    await database.execute(
+        "INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, status, owner, "
+        "lease_epoch, ip_address, user_agent) VALUES ($1, $1, $2, $3, 1, 'user_org_a', 'RUNNING', $4, $5, '192.0.2.1', "
+        "'test')",
+        execution_id, ORG, workflow_id, owner, epoch,
+    )  # fmt: skip
+    await database.execute(
+        "INSERT INTO execution_events (execution_id, seq, org_id, type, timestamp, progress, data) "
+        "SELECT id, 1, org_id, 'execution_queued', created_at, 0, '{}' FROM executions WHERE id = $1",
+        execution_id,
+    )
+    await database.execute(
+        "INSERT INTO audit_logs (id, org_id, action, resource_id, success) "
+        "VALUES ($1, $2, 'execution.created', $3, true)",
+        clock.new_id("audit"), ORG, execution_id,
+    )  # fmt: skip
+    return execution_id
+
+
+def transition(
+    execution_id: str,
+    *,
+    owner: str = "w1",
+    epoch: int = 1,
+    write_no: int = 1,
+    seq: int = 2,
+    step: str = "a",
+    ends: ExecutionStatus | None = None,
+    failure: Failure | None = None,
+    **changes: Any,
+) -> Transition:
+    """One step was made; with `ends` that was the end of the run."""
+    kinds = ["step_started", "step_completed", *([f"execution_{ends.value.lower()}"] if ends else [])]
+    events = [
+        Event(seq + offset, kind, step if kind.startswith("step") else None, LATER, 50, {})  # type: ignore[typeddict-item]
+        for offset, kind in enumerate(kinds)
+    ]
+    output = '{"done":true}' if ends is ExecutionStatus.COMPLETED else None
+    fields: dict[str, Any] = {
+        "execution_id": execution_id,
+        "org_id": ORG,
+        "owner": owner,
+        "epoch": epoch,
+        "write_no": write_no,
+        "status": ends or ExecutionStatus.RUNNING,
+        "status_reason": failure.code if failure else None,
+        "status_message": failure.message if failure else None,
+        "progress": 50,
+        "next_seq": seq + len(events),
+        "recorded_at": LATER,
+        "started_at": LATER,
+        "deadline_at": None,
+        "wake_at": None,
+        "tokens_used": None,
+        "cost": None,
+        "graph_text": None,
+        "agent_results_text": None,
+        "settles_step": True,
+        "releases": ends is not None,
+        "ending": Ending(ends, output, failure) if ends else None,
+        "audit_id": clock.new_id("audit") if ends else None,
+        "steps": [step_row(step)],
+        "attempts": [AttemptRow(step, 1, "COMPLETED", None, None, LATER, LATER)],
+        "events": events,
+        "read_mail": [],
+    }
+    return Transition(**{**fields, **changes})
+
+
+def step_row(path: str = "a", **changes: Any) -> StepRow:
+    fields: dict[str, Any] = {
+        "path": path,
+        "number": 1,
+        "name": path,
+        "type": "log",
+        "status": "COMPLETED",
+        "attempt": 1,
+        "failures": 0,
+        "input_text": "{}",
+        "output_text": "1",
+        "ports": "",
+        "error": None,
+        "error_code": None,
+        "reason": None,
+        "wake_at": None,
+        "started_at": LATER,
+        "attempt_started_at": LATER,
+        "completed_at": LATER,
+        "execution_time_ms": 0.0,
+        "tokens_used": 0,
+        "cost": 0.0,
+    }
+    return StepRow(**{**fields, **changes})
+
+
+async def written(database: Database, execution_id: str) -> dict[str, int]:
+    """How many rows each table holds of an execution, and how often it was written."""
+    row = await database.fetch(
+        "SELECT write_no, (SELECT count(*) FROM execution_steps WHERE execution_id = $1) AS steps, "
+        "(SELECT count(*) FROM step_attempts WHERE execution_id = $1) AS attempts, "
+        "(SELECT count(*) FROM execution_events WHERE execution_id = $1) AS events, "
+        "(SELECT count(*) FROM audit_logs WHERE details LIKE '%' || $1 || '%') AS audit "
+        "FROM executions WHERE id = $1",
+        execution_id,
+    )
+    return dict(row[0])
