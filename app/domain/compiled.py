@@ -58,6 +58,11 @@ class CompiledWorkflow:
     input_validator: Validator | None
     graph_text: str
 
+    @property
+    def order(self) -> list[str]:
+        """Ids of the steps in topological order."""
+        return [step.id for step in self.steps]
+
     def input_problems(self, value: JSON) -> list[Problem]:
         """What is wrong with an input, by the workflow's schema; pointers are relative to the input."""
         if self.input_validator is None:

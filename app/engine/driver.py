@@ -224,7 +224,7 @@ class Driver:
         match await self._ports.recorder.record(transition):
             case Recorded():
                 self._recorded = Position.of(transition)
-                tell(self._workflow, transition)
+                tell(self._workflow, transition, self._snapshot.started_at)
                 return True
             case LeaseLost():
                 log.warning("lease_lost", execution_id=self._claim.id, epoch=self._claim.epoch)

@@ -1,67 +1,37 @@
-"""What a run says in the process log, told from its committed events: one place for the words people grep for."""
+"""What a recorded transition says in the process log and counts in the metrics."""
 
 from contextlib import suppress
+from datetime import datetime
 
 import structlog
 
 from app import metrics
 from app.domain.compiled import CompiledWorkflow
-from app.domain.evolution import Event
+from app.domain.log_lines import log_lines
 from app.engine.transition import Transition
 
 log = structlog.get_logger("run")
 
 
-def tell(workflow: CompiledWorkflow, transition: Transition) -> None:
+def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
     """Log and measure what a recorded transition did. Never raises: a closed log fails no run."""
     with suppress(Exception):
-        _tell(workflow, transition)
+        _log(workflow, transition)
+        _measure(workflow, transition, started_at)
 
 
-def _tell(workflow: CompiledWorkflow, transition: Transition) -> None:
+def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
     for event in transition.events:
-        _tell_event(workflow, transition.execution_id, event)
+        for line in log_lines(event, workflow.definition.name, workflow.order):
+            getattr(log, line.level)(line.message, execution_id=transition.execution_id, scope=line.scope)
+
+
+def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
     for attempt in transition.attempts:
         metrics.step_attempts.labels(workflow.by_id[attempt.path].definition.type, attempt.status).inc()
     if transition.ending is not None:
         metrics.executions_finished.labels(transition.status.value).inc()
         metrics.tokens.inc(transition.tokens_used or 0)
         metrics.cost_usd.inc(transition.cost or 0)
-
-
-def _tell_event(workflow: CompiledWorkflow, execution_id: str, event: Event) -> None:
-    data = event.data
-    match event.type:
-        case "execution_started":
-            _say("info", execution_id, None, f"Starting workflow '{workflow.definition.name}'")
-            order = " → ".join(step.id for step in workflow.steps)
-            _say("info", execution_id, None, f"Execution order: {order}")
-        case "step_started":
-            _say("info", execution_id, event.step_id, f"Executing step '{data.get('step_name')}'")
-        case "step_retrying":
-            message = f"Attempt failed, next in {data.get('delay_ms')} ms: {data.get('error_message')}"
-            _say("warning", execution_id, event.step_id, message)
-        case "step_failed":
-            _say(
-                "error",
-                execution_id,
-                event.step_id,
-                f"Step '{data.get('step_name')}' failed: {data.get('error_message')}",
-            )
-        case "step_log":
-            _say(str(data.get("level")), execution_id, event.step_id, str(data.get("message")))
-        case "execution_failed":
-            _say(
-                "error",
-                execution_id,
-                None,
-                f"Stopping workflow '{workflow.definition.name}': {data.get('error_message')}",
-            )
-        case "execution_cancelled":
-            _say("warning", execution_id, None, f"Stopping workflow '{workflow.definition.name}': cancelled")
-        case "execution_completed":
-            _say("info", execution_id, None, f"Workflow '{workflow.definition.name}' completed")
-
-
-def _say(level: str, execution_id: str, step_id: str | None, message: str) -> None:
-    getattr(log, level)(message, execution_id=execution_id, scope=step_id or "workflow")
+        if started_at is not None:
+            metrics.execution_duration.observe((transition.recorded_at - started_at).total_seconds())

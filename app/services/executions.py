@@ -126,9 +126,10 @@ class Executions:
                 raise NotFound("There is no such execution")
             steps = await queries.steps_of(connection, caller.org_id, execution_id)
             attempts = await queries.attempts_of(connection, caller.org_id, execution_id)
-        return ExecutionDetail(row, steps, attempts, await self._workflow_of(row))
+        return ExecutionDetail(row, steps, attempts, await self.workflow_of(row))
 
-    async def _workflow_of(self, row: Row) -> CompiledWorkflow | None:
+    async def workflow_of(self, row: Row) -> CompiledWorkflow | None:
+        """The definition an execution runs, None if it cannot be read any more."""
         try:
             return await self._definitions.get(row["org_id"], row["workflow_id"], row["workflow_version"])
         except Problems:

@@ -234,3 +234,23 @@ async def test_payloads_come_back_as_they_were_sent(client):
     record = (await client.post("/api/v1/executions", json={"workflow_id": workflow_id, "input": value})).json()
     assert record["input_data"] == value
     assert (await client.get(f"/api/v1/executions/{record['id']}")).json()["input_data"] == value
+
+
+async def test_the_log_of_a_run_reads_like_a_log(client):
+    workflow_id = await save(client)
+    started = await client.post(
+        "/api/v1/executions", json={"workflow_id": workflow_id, "input": "you"}, headers={"Prefer": "wait=20"}
+    )
+    execution_id = started.json()["id"]
+    url = f"/api/v1/executions/{execution_id}/logs"
+    text = (await client.get(url, headers={"Accept": "text/plain"})).text
+    assert text.splitlines() == [
+        f"[INFO] [{execution_id}] [workflow] Starting workflow 'Hello'",
+        f"[INFO] [{execution_id}] [workflow] Execution order: greet → answer",
+        f"[INFO] [{execution_id}] [greet] Executing step 'greet'",
+        f"[INFO] [{execution_id}] [greet] hello you",
+        f"[INFO] [{execution_id}] [answer] Executing step 'answer'",
+        f"[INFO] [{execution_id}] [workflow] Workflow 'Hello' completed",
+    ]
+    entries = (await client.get(url)).json()["data"]
+    assert [entry["message"] for entry in entries][:1] == ["Starting workflow 'Hello'"]

@@ -162,6 +162,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         }
     },
     "listExecutionEvents": {"200": {"data": [EVENT], "last_seq": 4, "has_more": False}},
+    "listExecutionLogs": {
+        "200": {
+            "data": [
+                {
+                    "seq": 2,
+                    "timestamp": "2026-11-21T10:11:56.755000Z",
+                    "level": "info",
+                    "scope": "workflow",
+                    "message": "Starting workflow 'Sales'",
+                }
+            ],
+            "last_seq": 4,
+            "has_more": False,
+        }
+    },
     "listWorkflowVersions": {"200": _page(VERSION)},
     "getWorkflowVersion": {"200": VERSION | {"definition": {"name": "Sales", "steps": []}, "problems": []}},
     "getWorkflowStats": {

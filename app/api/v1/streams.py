@@ -13,11 +13,12 @@ from app.api.errors import domain_problem
 from app.api.responses import NO_STORE, Json
 from app.api.routing import problems, router
 from app.api.stream_session import SUBPROTOCOL, StreamSession
-from app.api.v1.schemas.executions import EventPage
+from app.api.v1.schemas.executions import EventPage, LogPage
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.domain.errors import Forbidden, Problem, Problems, StepstreamError
 from app.domain.evolution import Event
+from app.domain.log_lines import log_lines
 from app.services import Services
 from app.streaming.pace import paced
 from app.streaming.wire import envelope, envelope_text
@@ -28,6 +29,7 @@ sockets = router("", "Streams")
 PING_SECONDS = 15.0
 RETRY_MILLISECONDS = 2_000
 EVENT_STREAM = "text/event-stream"
+PLAIN = "text/plain"
 TICKET_PREFIX = "ticket."
 
 CanRead = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_READ))]
@@ -64,6 +66,51 @@ async def list_events(
     last_seq = shown[-1].seq if shown else (after or 0)
     data = [envelope(execution_id, event) for event in shown]
     return Json({"data": data, "last_seq": last_seq, "has_more": len(found) > limit}, headers=NO_STORE)
+
+
+@events.get(
+    "/{execution_id}/logs",
+    operation_id="listExecutionLogs",
+    summary="The log of an execution",
+    response_model=LogPage,
+    responses={
+        200: {
+            "description": "A JSON page, or with `Accept: text/plain` the lines in the human form",
+            "content": {PLAIN: {"schema": {"type": "string"}}},
+        },
+        **problems("not_found", "validation_error"),
+    },
+)
+async def list_logs(
+    request: Request,
+    services: ServicesDep,
+    caller: CanRead,
+    execution_id: str,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only lines of events with a higher seq.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="How many events to read.")] = 200,
+) -> Response:
+    """What the run said, told from its events; ask again with `after` = `last_seq`."""
+    row = await services.executions.get(caller, execution_id)
+    workflow = await services.executions.workflow_of(row)
+    name, order = (workflow.definition.name, workflow.order) if workflow else (row["workflow_id"], [])
+    found = await services.streams.page(caller.org_id, execution_id, after, limit + 1)
+    shown = found[:limit]
+    lines = [(event, line) for event in shown for line in log_lines(event, name, order)]
+    if PLAIN in request.headers.get("accept", ""):
+        text = "".join(f"{line.text(execution_id)}\n" for _, line in lines)
+        return Response(text, media_type=PLAIN, headers=NO_STORE)
+    return Json(
+        {
+            "data": [
+                {"seq": event.seq, "timestamp": event.timestamp, "level": line.level, "scope": line.scope,
+                 "message": line.message}
+                for event, line in lines
+            ],
+            "last_seq": shown[-1].seq if shown else after,
+            "has_more": len(found) > limit,
+        },
+        headers=NO_STORE,
+    )  # fmt: skip
 
 
 async def _live(services: Services, caller: Caller, execution_id: str, after: int) -> Response:

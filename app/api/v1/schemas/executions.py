@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -145,6 +145,22 @@ class EventPage(BaseModel):
     """Events in order; ask again with `after` = `last_seq`."""
 
     data: list[StreamEvent]
+    last_seq: int
+    has_more: bool
+
+
+class LogEntry(BaseModel):
+    """One line of a run's log; `scope` is `workflow` or the id of a step, `seq` that of its event."""
+
+    seq: int
+    timestamp: datetime
+    level: Literal["debug", "info", "warning", "error"]
+    scope: str
+    message: str
+
+
+class LogPage(BaseModel):
+    data: list[LogEntry]
     last_seq: int
     has_more: bool
 

@@ -1,0 +1,51 @@
+"""The log of a run, told from its events: one place for the words people grep for."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app.domain.evolution import Event
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line; `scope` is `workflow` or the id of a step."""
+
+    level: Level
+    scope: str
+    message: str
+
+    def text(self, execution_id: str) -> str:
+        """The human form."""
+        return f"[{self.level.upper()}] [{execution_id}] [{self.scope}] {self.message}"
+
+
+def log_lines(event: Event, name: str, order: list[str]) -> list[LogLine]:
+    """What an event says in the log of a run of the workflow `name`, whose steps run in `order`."""
+    data: dict[str, Any] = dict(event.data)
+    step, scope = data.get("step_name"), event.step_id or "workflow"
+    match event.type:
+        case "execution_started":
+            return [
+                LogLine("info", "workflow", f"Starting workflow '{name}'"),
+                LogLine("info", "workflow", f"Execution order: {' → '.join(order)}"),
+            ]
+        case "step_started":
+            return [LogLine("info", scope, f"Executing step '{step}'")]
+        case "step_retrying":
+            return [LogLine("warning", scope, f"Next attempt in {data['delay_ms']} ms: {data['error_message']}")]
+        case "step_failed":
+            return [LogLine("error", scope, f"Step '{step}' failed: {data['error_message']}")]
+        case "step_skipped":
+            return [LogLine("info", scope, f"Step '{step}' is skipped: {data['reason']}")]
+        case "step_log":
+            return [LogLine(data["level"], scope, data["message"])]
+        case "execution_failed":
+            return [LogLine("error", "workflow", f"Stopping workflow '{name}': {data['error_message']}")]
+        case "execution_cancelled":
+            return [LogLine("warning", "workflow", f"Stopping workflow '{name}': cancelled")]
+        case "execution_completed":
+            return [LogLine("info", "workflow", f"Workflow '{name}' completed")]
+        case _:
+            return []

@@ -1,0 +1,308 @@
+"""What the planner is tried on: random workflows, and a process that drives one by the rules of `app.engine.driver`.
+
+`Process` keeps a record as the database would and forgets everything else when it dies.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from app.domain.compiled import CompiledWorkflow
+from app.domain.decisions import StartStep
+from app.domain.definition import RetryPolicy
+from app.domain.errors import Failure, Problem
+from app.domain.events import ExecutionQueued
+from app.domain.evolution import Changes, Event, evolve, suspend
+from app.domain.jsontext import encode
+from app.domain.planner import next_wake, plan
+from app.domain.snapshot import Aborted, Failed, Outcome, Slept, Snapshot, Succeeded
+from app.domain.states import LEGAL, LEGAL_STEP, ExecutionStatus
+from app.domain.steps import Effect, StepSpec, Usage
+from app.domain.validation import check_definition
+from app.engine.driver import HOLD_SECONDS
+from app.engine.ports import Claim, Mail, StoredStep
+from app.engine.restore import restore, stop_requested
+from app.engine.transition import Fence, StepRow, build_transition
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PORTS = ("left", "right")
+EFFECTS = {
+    "compute": Effect.PURE,
+    "switch": Effect.PURE,
+    "pause": Effect.PURE,
+    "refuse": Effect.PURE,
+    "call": Effect.IDEMPOTENT,
+    "route": Effect.IDEMPOTENT,
+    "pay": Effect.ONCE,
+}
+
+
+class Types:
+    """Pure step types whose outcome their name tells, and others whose outcome the test decides."""
+
+    def spec(self, step_type: str) -> StepSpec | None:
+        return StepSpec(
+            type=step_type, title=step_type, description=step_type, category="test", icon="flask",
+            effect=EFFECTS[step_type], config_schema={"type": "object"}, output_schema={}, timeout=60,
+            retry=RetryPolicy(max_attempts=2), ports_from="cases" if step_type in {"switch", "route"} else None,
+        )  # fmt: skip
+
+    def check(self, step_type: str, config: Mapping[str, Any]) -> list[Problem]:
+        return []
+
+    def missing_setup(self, step_type: str, config: Mapping[str, Any]) -> list[Problem]:
+        return []
+
+
+@st.composite
+def workflows(draw: st.DrawFn) -> CompiledWorkflow:
+    """A valid workflow of one to seven steps; each step's `with` looks at the statuses of all its ancestors."""
+    steps: list[dict[str, Any]] = []
+    upstream: dict[str, list[str]] = {}
+    for number in range(draw(st.integers(1, 7))):
+        parents = draw(st.lists(st.sampled_from(steps), unique_by=lambda step: step["id"], max_size=3)) if steps else []
+        ancestors = sorted({name for parent in parents for name in [parent["id"], *upstream[parent["id"]]]})
+        step = _step(draw, f"s{number}", parents, ancestors)
+        upstream[step["id"]] = ancestors
+        steps.append(step)
+    document: dict[str, Any] = {"name": "Model", "steps": draw(st.permutations(steps))}
+    if draw(st.booleans()):
+        document["timeout"] = "60s"
+    if draw(st.integers(0, 5)) == 0:
+        document["output"] = "${{ input.nothing }}"
+    checked = check_definition(document, Types())
+    assert checked.workflow is not None, checked.problems
+    return checked.workflow
+
+
+def _step(draw: st.DrawFn, name: str, parents: list[dict[str, Any]], ancestors: list[str]) -> dict[str, Any]:
+    kind = draw(
+        st.sampled_from(["compute", "switch", "pause", "refuse", "call", "call", "call", "route", "pay", "pay"])
+    )
+    config: dict[str, Any] = {"seen": {other: f"${{{{ steps.{other}.status }}}}" for other in ancestors}}
+    if kind in {"switch", "route"}:
+        config |= {"cases": dict.fromkeys(PORTS, True), "take": draw(st.sampled_from([*PORTS, None]))}
+    if kind == "pause":
+        config["seconds"] = draw(st.sampled_from([0, 0.5, 30]))
+    if draw(st.integers(0, 9)) == 0:
+        config["broken"] = "${{ input.nothing }}"
+    step: dict[str, Any] = {
+        "id": name,
+        "type": kind,
+        "needs": [_need(draw, parent) for parent in parents],
+        "continue_on_error": draw(st.booleans()),
+        "with": config,
+        "retry": {
+            "max_attempts": draw(st.integers(1, 3)),
+            "initial_interval": draw(st.sampled_from(["500ms", "5s"])),
+            "jitter": draw(st.sampled_from(["none", "full"])),
+        },
+    }
+    if parents:
+        step["run_if"] = draw(st.sampled_from(["default", "default", "all_succeeded", "any_failed", "all_done"]))
+    if draw(st.integers(0, 4)) == 0:
+        looking = [f"steps.{other}.status == 'COMPLETED'" for other in ancestors]
+        step["if"] = draw(st.sampled_from([False, "${{ input }}", "${{ input.nothing }}", *looking]))
+    return step
+
+
+def _need(draw: st.DrawFn, parent: dict[str, Any]) -> str:
+    ported = parent["type"] in {"switch", "route"} and draw(st.booleans())
+    return f"{parent['id']}.{draw(st.sampled_from(PORTS))}" if ported else str(parent["id"])
+
+
+def _pure_outcome(kind: str, config: Mapping[str, Any]) -> Outcome:
+    match kind:
+        case "pause":
+            return Slept(config["seconds"], {"slept": True}, '{"slept":true}')
+        case "refuse":
+            return Failed(Failure("refused", "not today"), jitter=0.5)
+        case _:
+            return Succeeded({"ok": 1}, '{"ok":1}', frozenset({config.get("take")} - {None}))
+
+
+@dataclass
+class Record:
+    """What is durable: the rows that transitions leave, and the mail."""
+
+    events: list[Event] = field(default_factory=list)
+    rows: dict[str, StepRow] = field(default_factory=dict)
+    attempts: dict[tuple[str, int], str] = field(default_factory=dict)
+    mail: list[Mail] = field(default_factory=list)
+    fields: dict[str, Any] = field(
+        default_factory=lambda: {
+            "status": "PENDING", "progress": 0, "next_seq": 2, "write_no": 0, "agent_results_text": "{}",
+            "started_at": None, "deadline_at": None, "last_recorded_at": None,
+        }
+    )  # fmt: skip
+
+    def claim(self, at: datetime) -> Claim:
+        return Claim(
+            id="exec_1", org_id="org_1", workflow_id="wf_1", workflow_version=1, user_id="user_1", root_id="exec_1",
+            input_text=encode(True), created_at=START, owner="worker_1", epoch=1, recoveries=0, claimed_at=at,
+            steps=[_stored(row) for row in self.rows.values()], mail=tuple(self.mail), **self.fields,
+        )  # fmt: skip
+
+
+def _stored(row: StepRow) -> StoredStep:
+    fields = asdict(row)
+    for unstored in ("number", "name", "type"):
+        del fields[unstored]
+    return StoredStep(**fields | {"ports": frozenset(filter(None, row.ports.split(",")))})
+
+
+class Process:
+    """One execution and whoever owns it; `launched` are the attempts that really began, by step."""
+
+    def __init__(self, workflow: CompiledWorkflow) -> None:
+        self.workflow = workflow
+        self.now = START
+        queued = ExecutionQueued(workflow_id="wf_1", workflow_version=1)
+        self.record = Record([Event(1, "execution_queued", None, START, 0, queued)])
+        self.running: set[str] = set()
+        self.launched: dict[str, list[str]] = {step.id: [] for step in workflow.steps}
+        self.seen: list[tuple[str, str]] = []
+        self.claim()
+        self.go_on()
+
+    def tick(self, seconds: float = 0.0) -> datetime:
+        """Recorded time: it never stands still for long."""
+        self.now += timedelta(seconds=seconds, microseconds=1)
+        return self.now
+
+    def claim(self) -> None:
+        """A new owner, who knows the record only."""
+        for step_id in self.running:
+            self.launched[step_id][-1] = "lost"
+        self.running.clear()
+        self.snapshot: Snapshot = restore(self.workflow, self.record.claim(self.tick()))
+
+    def ends(self, step_id: str, outcome: Outcome) -> None:
+        """An attempt that is under way reports."""
+        self.running.discard(step_id)
+        self.launched[step_id][-1] = "failed" if isinstance(outcome, Failed) else "done"
+        self.snapshot.steps[step_id].report(outcome, self.tick())
+
+    def go_on(self) -> None:
+        """One round of the driver: decide, record, launch, abort."""
+        changes = self.decide()
+        self.write(changes)
+        if self.ended or self.asleep:
+            assert not self.running
+            return
+        self._launch(changes.starts)
+        if self.snapshot.stop is not None:
+            self._abort()
+
+    def decide(self) -> Changes:
+        """Take in the mail and decide until nothing is left to decide."""
+        changes = Changes()
+        if self.snapshot.stop is None and not self.ended:
+            self.snapshot.stop = stop_requested(self.record.mail)
+        ran = 0
+        while decisions := plan(self.workflow, self.snapshot, now := self.tick()):
+            assert decisions == plan(self.workflow, self.snapshot, now), "the same facts, the same decisions"
+            for decision in decisions:
+                before = self._statuses()
+                evolve(self.workflow, self.snapshot, decision, self.tick(), changes)
+                self._check_moves(before)
+            for start in changes.starts[ran:]:
+                self._look(start)
+            ran = len(changes.starts)
+        snapshot = self.snapshot
+        if not (self.ended or snapshot.running or snapshot.stop):
+            wake_at = next_wake(snapshot)
+            assert wake_at is not None, f"nothing would ever move this run: {snapshot}"
+            if wake_at - self.tick() > timedelta(seconds=HOLD_SECONDS):
+                suspend(snapshot, self.tick(), changes)
+        return changes
+
+    def write(self, changes: Changes) -> None:
+        record, wake_at = self.record, next_wake(self.snapshot) if self.asleep else None
+        row = build_transition(
+            Fence("exec_1", "org_1", "worker_1", 1), record.fields["write_no"] + 1, self.workflow, self.snapshot,
+            changes, now=self.tick(), wake_at=wake_at, read_mail=(), audit_id="audit_1" if changes.ending else None,
+        )  # fmt: skip
+        assert row.releases == (self.ended or self.asleep)
+        record.events += row.events
+        record.rows |= {step.path: step for step in row.steps}
+        for attempt in row.attempts:
+            assert (attempt.path, attempt.attempt) not in record.attempts, "one row for each attempt"
+            assert attempt.started_at is not None
+            assert attempt.started_at <= attempt.completed_at
+            record.attempts[attempt.path, attempt.attempt] = attempt.status
+        record.fields["status"] = row.status.value
+        record.fields["last_recorded_at"] = row.recorded_at
+        for name in ("progress", "next_seq", "write_no", "agent_results_text", "started_at", "deadline_at"):
+            if (value := getattr(row, name)) is not None:
+                record.fields[name] = value
+
+    def _look(self, start: StartStep) -> None:
+        """A pure step runs at once; what each step saw of its ancestors is kept."""
+        step = self.workflow.by_id[start.step_id]
+        self.seen += start.config["seen"].items()
+        if step.effect is Effect.PURE:
+            outcome = _pure_outcome(step.definition.type, start.config)
+            self.snapshot.steps[step.id].report(outcome, self.tick())
+
+    def _launch(self, starts: list[StartStep]) -> None:
+        for start in starts:
+            if self.workflow.by_id[start.step_id].effect is not Effect.PURE:
+                self.launched[start.step_id].append("under way")
+                self.running.add(start.step_id)
+
+    def _abort(self) -> None:
+        """What the driver never launched, or no longer has, is given up at once; the rest is asked to end."""
+        given_up = [step_id for step_id in self.snapshot.running if step_id not in self.running]
+        for step_id in given_up:
+            self.snapshot.steps[step_id].report(Aborted(), self.tick())
+        if given_up:
+            self.go_on()
+
+    def _statuses(self) -> tuple[Any, dict[str, Any]]:
+        return self.snapshot.status, {name: state.status for name, state in self.snapshot.steps.items()}
+
+    def _check_moves(self, before: tuple[Any, dict[str, Any]]) -> None:
+        status, steps = self._statuses()
+        assert status is before[0] or status in LEGAL[before[0]], (before[0], status)
+        for name, new in steps.items():
+            old = before[1][name]
+            assert new is old or new in LEGAL_STEP[old], (name, old, new)
+
+    @property
+    def ended(self) -> bool:
+        return self.snapshot.status.terminal
+
+    @property
+    def asleep(self) -> bool:
+        return self.snapshot.status is ExecutionStatus.WAITING
+
+    @property
+    def due(self) -> bool:
+        wake_at = next_wake(self.snapshot)
+        return wake_at is not None and wake_at <= self.now
+
+
+def facts(snapshot: Snapshot) -> Snapshot:
+    """A snapshot without what is not recorded: outcomes still to be decided on, how failures may be retried, a stop."""
+    steps = {
+        name: replace(state, outcome=None, outcome_at=None, failure=_plain(state.failure))
+        for name, state in snapshot.steps.items()
+    }
+    first = snapshot.first_failure
+    if first is not None:
+        first = replace(first, failure=_plain(first.failure) or first.failure)
+    return replace(snapshot, steps=steps, first_failure=first, stop=None)
+
+
+def _plain(failure: Failure | None) -> Failure | None:
+    return None if failure is None else Failure(failure.code, failure.message)
+
+
+def good(kind: str) -> Outcome:
+    """A success with everything that a record keeps of one."""
+    ports = frozenset({kind} & set(PORTS))
+    return Succeeded({"ok": 1}, '{"ok":1}', ports, Usage(tokens=7, cost=0.5), {"said": kind})
