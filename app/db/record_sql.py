@@ -2,7 +2,9 @@
 
 Arrays go in, `unnest` makes rows of them. In RECORD the fenced update of `executions` comes first and every other write
 joins its RETURNING, so whoever lost the lease writes nothing at all while his neighbours in the batch are not touched.
-Workflow counters come last and in id order: batches of different writers queue there instead of dead-locking.
+Workflow counters come last and in id order: batches of different writers queue there instead of dead-locking. The owner
+is compared by IS NOT DISTINCT FROM because no index serves that: what the planner learns of owners while few rows have
+one would make it look through all of a worker's executions instead of taking the one by its id.
 """
 
 from collections.abc import Sequence
@@ -72,7 +74,7 @@ WITH t AS (
     duration_seconds = CASE WHEN t.ends THEN
       extract(epoch FROM t.recorded_at - coalesce(e.started_at, t.started_at))::float8 END
   FROM t
-  WHERE e.id = t.id AND e.owner = t.owner AND e.lease_epoch = t.epoch AND e.write_no = t.write_no - 1
+  WHERE e.id = t.id AND e.owner IS NOT DISTINCT FROM t.owner AND e.lease_epoch = t.epoch AND e.write_no = t.write_no - 1
   RETURNING e.id, e.org_id, e.workflow_id, e.user_id, e.ip_address, e.user_agent, e.request_id, e.lease_epoch,
             t.owner AS writer, t.ends, t.status, t.error, t.error_code, t.audit_id, t.recorded_at
 ), s AS (

@@ -136,21 +136,27 @@ class Wire:
     async def connect(self) -> "Connection":
         return Connection(await connect(self._url, self._name), self)
 
-    def lose(self, sql: str, *, after: bool, times: int = 1) -> "Fault":
-        """Break the connection at the next `times` uses of a statement, `after` the database has done it or before."""
-        fault = Fault(sql, after, times)
+    def lose(self, sql: str, *, after: bool, times: int = 1, skip: int = 0) -> "Fault":
+        """Break the connection at `times` uses of a statement, `after` the database has done it or before.
+
+        The first `skip` uses are let through.
+        """
+        fault = Fault(sql, after, times, skip)
         self._faults.append(fault)
         return fault
 
     def hold(self, sql: str) -> "Fault":
         """Let the next use of a statement wait, before it is sent, until the fault is `released`."""
-        fault = Fault(sql, after=False, times=1, holds=True)
+        fault = Fault(sql, after=False, times=1, skip=0, holds=True)
         self._faults.append(fault)
         return fault
 
     async def meet(self, sql: str, *, after: bool) -> None:
         for fault in self._faults:
             if fault.sql == sql and fault.after is after and fault.times > 0:
+                if fault.skip > 0:
+                    fault.skip -= 1
+                    continue
                 fault.times -= 1
                 fault.hits += 1
                 fault.hit.set()
@@ -164,6 +170,7 @@ class Fault:
     sql: str
     after: bool
     times: int
+    skip: int
     holds: bool = False
     hits: int = 0
     hit: asyncio.Event = field(default_factory=asyncio.Event)
