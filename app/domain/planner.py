@@ -65,6 +65,8 @@ def next_wake(snapshot: Snapshot) -> datetime | None:
     if snapshot.stop is not None:
         return None
     times = [step.wake_at for step in snapshot.steps.values() if step.wake_at is not None]
+    if snapshot.deadline is not None:
+        times.append(snapshot.deadline)
     return min(times, default=None)
 
 

@@ -98,10 +98,10 @@ class AttemptContext:
 
     def progress(self, fraction: float, message: str = "") -> None:
         at = clock.monotonic()
-        if at - self._last_progress < DELTA_SECONDS and fraction < 1:
+        bounded = min(1.0, max(0.0, fraction))  # in this order NaN becomes 0
+        if at - self._last_progress < DELTA_SECONDS and bounded < 1:
             return
         self._last_progress = at
-        bounded = min(1.0, max(0.0, fraction))  # in this order NaN becomes 0
         self._post("step_progress", events.StepProgress(fraction=bounded, message=self._rules.message(message)))
 
     def token(self, text: str) -> None:
@@ -175,7 +175,7 @@ async def run_attempt(
         return _failed(Failure("output_not_json", message, retryable=False), rules)
     except OutputTooLarge as error:
         return _failed(Failure("output_too_large", f"Step '{step.id}': {error}", retryable=False), rules)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a step raises is that step's failure
+    except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is that step's failure
         return _failed(failure_of(error), rules)
     finally:
         context.close()

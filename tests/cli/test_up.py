@@ -155,6 +155,38 @@ async def test_ctrl_c_leaves_the_run_alone_and_says_how_to_follow_it(up: Up, tmp
     assert "begun" in err
 
 
+async def test_a_run_is_watched_to_its_end_over_the_death_of_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "watched.json"
+    async with installation() as data_dir, sink() as outside:
+        outside.holds = lambda _path: True
+        steps = [
+            {"id": "begin", "type": "log", "with": {"message": "begun"}},
+            {"id": "call", "type": "http.request", "needs": ["begin"], "with": {"url": f"{outside.url}/call"}},
+            {"id": "end", "type": "log", "needs": ["call"], "with": {"message": "ended"}},
+        ]
+        path.write_text(json.dumps({"name": "Watched", "steps": steps}))
+        async with stepstream("up", "--data-dir", data_dir, "--port", "0", **outside.environment) as first:
+            url = await first.ready()
+            async with stepstream("run", path, "--server", url, "--data-dir", data_dir) as watching:
+                await outside.until(lambda: bool(outside.held))
+                await watching.says("begun")
+                await first.stops(signal.SIGKILL)
+                await watching.says("stream cut")
+                outside.release()
+                again = ("up", "--data-dir", data_dir, "--port", url.rpartition(":")[2])
+                async with stepstream(*again, **outside.environment) as second:
+                    assert await watching.ends() == 0
+                    assert await second.stops() == 0
+        assert [watching.text.count(word) for word in ("begun", "ended", "stream cut")] == [1, 2, 1]
+        assert outside.effects == {"/call": 2}
+
+
+async def test_an_execution_that_is_not_there_is_told(up: Up) -> None:
+    code, out, err = await done("follow", "exec_nothing", *up.options)
+    assert (code, out) == (1, "")
+    assert "no such execution" in err
+
+
 async def test_the_docs_and_the_ui_server_are_let_in(up: Up) -> None:
     async with httpx.AsyncClient(base_url=up.url) as http:
         assert (await http.get("/docs")).status_code == 200

@@ -1,5 +1,6 @@
 """A database with a tenant, and the promise that it is sound when the test is over."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def plain_logs() -> Iterator[None]:
             structlog.stdlib.add_log_level,
             structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(),
-        ]
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     )
     yield
     structlog.reset_defaults()

@@ -161,12 +161,15 @@ class Engine:
         return [self.recorder._accepting, *(writer.commits for writer in self.recorder._writers)]
 
 
-async def cancel(database: Database, execution_id: str, reason: str = "stop", *, ring: bool = True) -> None:
+async def cancel(
+    database: Database, execution_id: str, reason: str = "stop", *, payload: Any = ..., ring: bool = True
+) -> None:
     """Ask for an end, as the API does."""
+    text = encode({"reason": reason} if payload is ... else payload)
     await database.execute(
         "INSERT INTO execution_inbox (id, org_id, execution_id, kind, payload, user_id) "
         "VALUES ($1, $2, $3, 'cancel', $4, 'user_org_a')",
-        clock.new_id("mail"), ORG, execution_id, encode({"reason": reason}),
+        clock.new_id("mail"), ORG, execution_id, text,
     )  # fmt: skip
     if ring:
         await database.execute("SELECT pg_notify('stepstream_inbox', $1)", f":{execution_id}")

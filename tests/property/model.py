@@ -63,14 +63,14 @@ def workflows(draw: st.DrawFn) -> CompiledWorkflow:
     steps: list[dict[str, Any]] = []
     upstream: dict[str, list[str]] = {}
     for number in range(draw(st.integers(1, 7))):
-        parents = draw(st.lists(st.sampled_from(steps), unique_by=lambda step: step["id"], max_size=3)) if steps else []
+        parents = draw(st.lists(st.sampled_from(steps), unique_by=lambda step: step["id"], max_size=2)) if steps else []
         ancestors = sorted({name for parent in parents for name in [parent["id"], *upstream[parent["id"]]]})
         step = _step(draw, f"s{number}", parents, ancestors)
         upstream[step["id"]] = ancestors
         steps.append(step)
     document: dict[str, Any] = {"name": "Model", "steps": draw(st.permutations(steps))}
     if draw(st.booleans()):
-        document["timeout"] = "60s"
+        document["timeout"] = draw(st.sampled_from(["20s", "60s"]))
     if draw(st.integers(0, 9)) == 0:
         document["output"] = "${{ input.nothing }}"
     checked = check_definition(document, Types())
@@ -102,7 +102,7 @@ def _step(draw: st.DrawFn, name: str, parents: list[dict[str, Any]], ancestors: 
         },
     }
     if parents:
-        step["run_if"] = draw(st.sampled_from(["default", "default", "all_succeeded", "any_failed", "all_done"]))
+        step["run_if"] = draw(st.sampled_from(["default", "default", "all_succeeded", "any_failed", "any_failed", "all_done"]))
     if draw(st.integers(0, 4)) == 0:
         looking = [f"steps.{other}.status == '{status}'" for other in ancestors for status in ("COMPLETED", "FAILED")]
         step["if"] = draw(st.sampled_from([False, "${{ input }}", "${{ input.nothing }}", *looking]))
@@ -207,6 +207,8 @@ class Process:
             assert decisions == plan(self.workflow, self.snapshot, now), "the same facts, the same decisions"
             for decision in decisions:
                 before = self._statuses()
+                if isinstance(decision, StartStep):
+                    self._check_start(decision.step_id)
                 evolve(self.workflow, self.snapshot, decision, self.tick(), changes)
                 self._check_moves(before)
             for start in changes.starts[ran:]:
@@ -264,6 +266,12 @@ class Process:
 
     def _statuses(self) -> tuple[Any, dict[str, Any]]:
         return self.snapshot.status, {name: state.status for name, state in self.snapshot.steps.items()}
+
+    def _check_start(self, step_id: str) -> None:
+        snapshot, step = self.snapshot, self.workflow.by_id[step_id]
+        assert snapshot.stop is None, "nothing starts in a run that is being stopped"
+        handles_failure = step.run_if in {"any_failed", "all_done"}
+        assert snapshot.first_failure is None or handles_failure or snapshot.steps[step_id].attempt
 
     def _check_moves(self, before: tuple[Any, dict[str, Any]]) -> None:
         status, steps = self._statuses()

@@ -12,7 +12,7 @@ from app.domain.compiled import CompiledWorkflow
 from app.domain.errors import Failure
 from app.domain.events import STREAM_EVENT, TERMINAL_TYPES
 from app.domain.planner import plan
-from app.domain.snapshot import Aborted, Failed, Slept
+from app.domain.snapshot import Aborted, Failed, Outcome, Slept, StopReason
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.steps import Effect
 from app.engine.ports import Mail
@@ -38,6 +38,7 @@ STEP_FOLD = {
     "step_skipped": "SKIPPED",
     "step_cancelled": "CANCELLED",
 }
+UNRECORDED = Failed(Failure("broken", "unrecorded"), 0.5)
 SETTLING = {"step_completed", "step_failed", "step_skipped", "step_cancelled"}
 
 
@@ -57,6 +58,12 @@ class Run(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 6), kind=st.sampled_from(["good", "left", "right"]))
     def an_attempt_succeeds(self, pick: int, kind: str) -> None:
         self.process.ends(self._picked(pick), good(kind))
+        self.process.go_on()
+
+    @precondition(lambda self: self.process.running)
+    @rule(pick=st.integers(0, 6))
+    def an_attempt_fails_for_now(self, pick: int) -> None:
+        self.process.ends(self._picked(pick), Failed(Failure("busy", f"busy at {self.process.now}"), 0.5))
         self.process.go_on()
 
     @precondition(lambda self: self.process.running)
@@ -108,20 +115,14 @@ class Run(RuleBasedStateMachine):
             self.process.go_on()
 
     @precondition(lambda self: not self.process.ended)
-    @rule()
-    def the_worker_dies(self) -> None:
-        self.process.claim()
-        self.process.go_on()
-
-    @precondition(lambda self: self.process.running)
-    @rule(pick=st.integers(0, 6), kind=st.sampled_from(["good", "fail"]))
-    def the_worker_dies_before_it_records(self, pick: int, kind: str) -> None:
-        """It has decided, even run pure steps, and all of that is lost."""
-        step_id = self._picked(pick)
-        outcome = good("left") if kind == "good" else Failed(Failure("broken", "unrecorded"), 0.5)
-        self.process.ends(step_id, outcome)
-        self.process.launched[step_id][-1] = "lost"
-        self.process.decide()
+    @rule(reported=st.booleans(), pick=st.integers(0, 6), outcome=st.sampled_from([good("left"), UNRECORDED]))
+    def the_worker_dies(self, reported: bool, pick: int, outcome: Outcome) -> None:
+        """It may have taken in a report, decided, even run pure steps: what is not recorded is lost."""
+        if reported and self.process.running:
+            step_id = self._picked(pick)
+            self.process.ends(step_id, outcome)
+            self.process.launched[step_id][-1] = "lost"
+            self.process.decide()
         self.process.claim()
         self.process.go_on()
 
@@ -195,7 +196,10 @@ class Run(RuleBasedStateMachine):
     def nothing_starts_behind_the_acknowledgement_of_a_cancellation(self) -> None:
         kinds = [event.type for event in self.process.record.events]
         if "execution_cancelling" in kinds:
-            assert "step_started" not in kinds[kinds.index("execution_cancelling") :]
+            assert not {"step_started", "step_retrying"} & set(kinds[kinds.index("execution_cancelling") :])
+        stop = self.process.snapshot.stop
+        if stop is not None and stop.reason is StopReason.CANCELLED and not self.process.ended:
+            assert kinds.count("execution_cancelling") == 1
 
     @invariant()
     def settled_steps_never_change(self) -> None:
@@ -208,6 +212,15 @@ class Run(RuleBasedStateMachine):
         for step in self.process.workflow.steps:
             if step.effect is Effect.ONCE:
                 assert set(self.process.launched[step.id][:-1]) <= {"failed"}
+
+    @invariant()
+    def rows_hold_what_their_status_has(self) -> None:
+        for path, row in self.process.record.rows.items():
+            assert (row.wake_at is not None) == (row.status == "WAITING")
+            assert (row.completed_at is not None) == StepStatus(row.status).settled
+            assert (row.output_text is not None) <= (row.status in {"COMPLETED", "WAITING"})
+            if row.error_code == "outcome_unknown":
+                assert self.process.record.attempts[path, row.attempt] == "LOST"
 
     @invariant()
     def attempts_are_numbered_and_within_the_policy(self) -> None:
