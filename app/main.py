@@ -141,7 +141,7 @@ def _draining(app: FastAPI) -> bool:
 
 async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack) -> Runtime:
     """Make and start everything; `stack` stops it in the opposite order. Refuses a database that is not safe to use."""
-    urls = {role: role_url(settings, role, partial(derive_password, settings.secret), admin_url) for role in LOGINS}
+    urls = {role: role_url(settings, role, partial(derive_password, settings.db_secret), admin_url) for role in LOGINS}
     for warning in await selfcheck.check(urls):
         log.warning(warning)
     steps = default_registry(settings)

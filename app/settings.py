@@ -83,16 +83,14 @@ class Settings(BaseSettings):
     def secret(self) -> bytes:
         """The deployment's master secret, from `secret_key_file` or the data directory; raises SettingsError."""
         path = self.secret_key_file or self.data_dir / SECRET_FILE
-        try:
-            secret = path.read_bytes().strip()
-        except OSError as error:
-            raise SettingsError(
-                f"No secret key at {path}: set STEPSTREAM_SECRET_KEY_FILE to a file of at least 32 random bytes, "
-                "the same for every process of this deployment"
-            ) from error
-        if len(secret) < 32:
-            raise SettingsError(f"The secret key at {path} is too short: it needs at least 32 bytes")
-        return secret
+        return _read_secret(path, "STEPSTREAM_SECRET_KEY_FILE")
+
+    @cached_property
+    def db_secret(self) -> bytes:
+        """What the passwords of the database roles derive from: `db_password_file`, else the master secret."""
+        if self.db_password_file is None:
+            return self.secret
+        return _read_secret(self.db_password_file, "STEPSTREAM_DB_PASSWORD_FILE")
 
     @property
     def secret_values(self) -> tuple[str, ...]:
@@ -106,6 +104,19 @@ class Settings(BaseSettings):
         path = self.secret_key_file or self.data_dir / SECRET_FILE
         if not path.exists():
             write_private(path, clock.new_secret(48))
+
+
+def _read_secret(path: Path, variable: str) -> bytes:
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"No secret at {path}: set {variable} to a file of at least 32 random bytes, "
+            "the same for every process of this deployment"
+        ) from error
+    if len(secret) < 32:
+        raise SettingsError(f"The secret at {path} is too short: it needs at least 32 bytes")
+    return secret
 
 
 def write_private(path: Path, text: str) -> None:

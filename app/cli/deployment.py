@@ -120,7 +120,7 @@ def migrator_url(settings: Settings) -> str:
 
 async def prepare(settings: Settings, admin_url: str | None) -> Prepared:
     """Migrate the embedded database if its URL is given, else DATABASE_URL's, and make sure somebody can sign in."""
-    password_for = own_passwords(settings, partial(derive_password, settings.secret))
+    password_for = own_passwords(settings, partial(derive_password, settings.db_secret))
     applied = await migrate(admin_url or migrator_url(settings), password_for)
     async with local_identity(settings, admin_url) as identity:
         return Prepared(applied, await identity.ensure_first_admin(settings.data_dir))
@@ -129,7 +129,7 @@ async def prepare(settings: Settings, admin_url: str | None) -> Prepared:
 async def issue_token(settings: Settings, data_dir: Path | None, ttl_seconds: float) -> str:
     """A fresh API key of the local admin."""
     async with chosen_database(settings, data_dir) as (chosen, admin_url):
-        urls = {role: role_url(chosen, role, partial(derive_password, chosen.secret), admin_url) for role in LOGINS}
+        urls = {role: role_url(chosen, role, partial(derive_password, chosen.db_secret), admin_url) for role in LOGINS}
         await selfcheck.check(urls)
         async with local_identity(chosen, admin_url) as identity:
             return await identity.issue_local_key(ttl_seconds)
@@ -140,7 +140,7 @@ async def local_identity(settings: Settings, admin_url: str | None) -> AsyncIter
     """The use cases about people, for who has the machine: no server, and no engine that takes on work."""
     from app.services.identity import Identity
 
-    password_for = partial(derive_password, settings.secret)
+    password_for = partial(derive_password, settings.db_secret)
     auth_pool = auth_engine(role_url(settings, AUTH, password_for, admin_url))
     api_pool = api_engine(role_url(settings, API, password_for, admin_url), 1)
     credentials, passwords = Credentials(auth_pool), Passwords()

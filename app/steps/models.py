@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import pydantic_ai
 from pydantic_ai import Agent, ModelRetry, StructuredDict, exceptions
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -34,6 +35,8 @@ from app.domain.schemas import compile_schema, schema_problems
 from app.settings import Settings
 from app.steps.agent import OPENAI_FAMILY, STAND_IN, AgentConfig
 from app.steps.stand_in import stand_in_model
+
+pydantic_ai.BANNER_ENABLED = False  # the terminal is ours
 
 _OUTPUT_RETRIES = 2
 _CONNECT_TIMEOUT = 10.0

@@ -28,7 +28,7 @@ class Step:
         run: Run,
         effect: Effect = Effect.IDEMPOTENT,
         retry: RetryPolicy = ONE_ATTEMPT,
-        timeout: float = 60.0,  # noqa: ASYNC109 - that of the type
+        timeout: float = 60.0,
     ) -> None:
         self._run = run
         self.spec = StepSpec(

@@ -8,7 +8,6 @@ import pytest
 from app.domain.definition import RetryPolicy
 from app.domain.errors import StepError
 from app.domain.jsontext import decode
-from app.domain.snapshot import Failed
 from app.domain.steps import Done, Effect
 from app.engine import driver as driver_module
 from app.engine.attempt import ARGUMENTS_LIMIT
@@ -378,5 +377,3 @@ async def test_the_idempotency_key_is_the_same_for_the_same_work_only(database):
             )
     assert len(keys) == 8
     assert len(set(keys)) == len({key for _, _, key in keys}) == 4
-
-

@@ -163,9 +163,7 @@ async def test_not_even_the_question_whether_it_was_recorded_needs_an_answer(rec
     assert await written(database, execution_id) == ENDED_ONCE
 
 
-async def test_after_a_lost_answer_another_owners_writing_is_not_taken_for_ones_own(
-    recorder, wire, database, workflow
-):
+async def test_after_a_lost_answer_another_owners_writing_is_not_taken_for_ones_own(recorder, wire, database, workflow):
     execution_id = await owned(database, workflow)
     fault = wire.lose(RECORD, after=False)
     held = wire.hold(RECORD)

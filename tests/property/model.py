@@ -71,23 +71,25 @@ def workflows(draw: st.DrawFn) -> CompiledWorkflow:
     document: dict[str, Any] = {"name": "Model", "steps": draw(st.permutations(steps))}
     if draw(st.booleans()):
         document["timeout"] = draw(st.sampled_from(["20s", "60s"]))
-    if draw(st.integers(0, 9)) == 0:
+    if _seldom(draw):
         document["output"] = "${{ input.nothing }}"
     checked = check_definition(document, Types())
     assert checked.workflow is not None, checked.problems
     return checked.workflow
 
 
+def _seldom(draw: st.DrawFn) -> bool:
+    return draw(st.sampled_from(range(20))) == 13
+
+
 def _step(draw: st.DrawFn, name: str, parents: list[dict[str, Any]], ancestors: list[str]) -> dict[str, Any]:
-    kind = draw(
-        st.sampled_from(["compute", "switch", "pause", "refuse", *["call"] * 4, *["route"] * 2, *["pay"] * 3])
-    )
+    kind = draw(st.sampled_from(["compute", "switch", "pause", "refuse", *["call"] * 4, *["route"] * 2, *["pay"] * 3]))
     config: dict[str, Any] = {"seen": {other: f"${{{{ steps.{other}.status }}}}" for other in ancestors}}
     if kind in {"switch", "route"}:
         config |= {"cases": dict.fromkeys(PORTS, True), "take": draw(st.sampled_from([*PORTS, None]))}
     if kind == "pause":
         config["seconds"] = draw(st.sampled_from([0, 0.5, 30]))
-    if draw(st.integers(0, 24)) == 0:
+    if _seldom(draw):
         config["broken"] = "${{ input.nothing }}"
     step: dict[str, Any] = {
         "id": name,
@@ -102,8 +104,10 @@ def _step(draw: st.DrawFn, name: str, parents: list[dict[str, Any]], ancestors: 
         },
     }
     if parents:
-        step["run_if"] = draw(st.sampled_from(["default", "default", "all_succeeded", "any_failed", "any_failed", "all_done"]))
-    if draw(st.integers(0, 4)) == 0:
+        step["run_if"] = draw(
+            st.sampled_from(["default", "default", "all_succeeded", "any_failed", "any_failed", "all_done"])
+        )
+    if _seldom(draw) or _seldom(draw):
         looking = [f"steps.{other}.status == '{status}'" for other in ancestors for status in ("COMPLETED", "FAILED")]
         step["if"] = draw(st.sampled_from([False, "${{ input }}", "${{ input.nothing }}", *looking]))
     return step
