@@ -51,6 +51,8 @@ class Link:
                 rows: Sequence[asyncpg.Record] = await statement.fetch(*arguments)
             except BaseException as error:
                 self._drop()
+                if self._closed and isinstance(error, Exception):
+                    raise Unavailable("This process is stopping") from error  # the driver has many words for it
                 meant = domain_error(error) if isinstance(error, Exception) else None
                 if isinstance(meant, Unavailable):
                     self._lost_at = clock.monotonic()

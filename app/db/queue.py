@@ -25,13 +25,13 @@ WITH due AS (
   SELECT id FROM due UNION ALL SELECT id FROM called UNION ALL SELECT id FROM ready
 )
 UPDATE executions e SET owner = $1, lease_epoch = e.lease_epoch + 1
-  FROM picked WHERE e.id = picked.id
+  FROM picked WHERE e.id = picked.id AND EXISTS (SELECT FROM workers w WHERE w.id = $1)
 RETURNING e.id, e.org_id, e.workflow_id, e.workflow_version, e.user_id, e.root_id, e.status, e.input_data,
   e.agent_results, e.progress, e.created_at, e.started_at, e.deadline_at, e.last_recorded_at, e.owner, e.lease_epoch,
   e.write_no, e.next_seq, e.recoveries, clock_timestamp() AS claimed_at,
   EXISTS (SELECT FROM execution_inbox i WHERE i.execution_id = e.id AND i.applied_at IS NULL) AS has_mail"""
-"""Who woke goes first, then the rest by priority and age. No more rows are locked than are taken, so that claimers do
-not hide work from each other."""
+"""Only who has a lease takes anything. Who woke goes first, then the rest by priority and age. No more rows are locked
+than are taken, so that claimers do not hide work from each other."""
 
 RELEASE = """
 UPDATE executions e SET owner = NULL

@@ -129,11 +129,16 @@ class Orchestrator:
                 return
             claims = await self._queue.claim(self._leases.worker_id, room)
             for claim in claims:
-                task = asyncio.create_task(self._drive(claim), name=claim.id)
-                self._tasks[claim.id] = task
-                task.add_done_callback(partial(self._ended, claim.id))
+                self._begin(claim)
             if len(claims) < room:
                 return
+
+    def _begin(self, claim: Claim) -> None:
+        if (former := self._tasks.pop(claim.id, None)) is not None:
+            former.cancel()  # it has lost the execution without noticing
+        self._drivers.pop(claim.id, None)
+        task = self._tasks[claim.id] = asyncio.create_task(self._drive(claim), name=claim.id)
+        task.add_done_callback(partial(self._ended, claim.id))
 
     async def _release_strays(self) -> None:
         """Once a scan, hand back what this worker owns without driving it.

@@ -33,7 +33,8 @@ MUST_BE_EMPTY = {
         SELECT s.execution_id FROM execution_steps s JOIN executions e ON e.id = s.execution_id
          WHERE s.epoch > e.lease_epoch""",
     "ended attempts are numbered 1, 2, 3": """
-        SELECT execution_id, path FROM step_attempts GROUP BY 1, 2 HAVING min(attempt) <> 1 OR count(*) <> max(attempt)""",
+        SELECT execution_id, path FROM step_attempts GROUP BY 1, 2
+        HAVING min(attempt) <> 1 OR count(*) <> max(attempt)""",
     "at most one attempt of a step completed": """
         SELECT execution_id, path FROM step_attempts WHERE status = 'COMPLETED' GROUP BY 1, 2 HAVING count(*) > 1""",
     "steps, attempts and events belong to an execution": """

@@ -11,7 +11,7 @@ from app.engine.transition import AttemptRow, StepRow, Transition
 from tests.database import Database
 from tests.engine.harness import ORG
 
-LATER = clock.now() + timedelta(minutes=1)
+LATER = clock.now() + timedelta(days=1)
 
 
 async def owned(database: Database, workflow_id: str, *, owner: str = "w1", epoch: int = 1) -> str:

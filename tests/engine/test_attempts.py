@@ -217,7 +217,7 @@ async def test_a_known_secret_is_nowhere(database, fails):
             raise StepError(f"error {SECRET}")
         return Done({SECRET: [f"output {SECRET}"]}, agent_result={"agent": SECRET})
 
-    row, step, events = await run(database, Step(attempt))
+    row, _step, events = await run(database, Step(attempt))
     assert row["status"] == ("FAILED" if fails else "COMPLETED")
     said = {event["type"]: event["data"] for event in events}
     assert said["step_log"]["message"] == "log [secret]"

@@ -38,8 +38,8 @@ INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user
          CASE WHEN g % 100 = 1 THEN 'WAITING' ELSE 'COMPLETED' END,
          CASE WHEN g % 100 = 1 THEN now() + interval '1 day' END
     FROM generate_series(1, 5000) g;
-INSERT INTO execution_steps (execution_id, path, org_id, epoch, step_number, name, type, status, attempt, failures, ports,
-                             tokens_used, cost)
+INSERT INTO execution_steps (execution_id, path, org_id, epoch, step_number, name, type, status, attempt, failures,
+                             ports, tokens_used, cost)
   SELECT id, 'a', org_id, 1, 1, 'a', 'log', 'COMPLETED', 1, 0, '{{}}', 0, 0 FROM executions;
 INSERT INTO execution_events (execution_id, seq, org_id, type, timestamp, progress, data)
   SELECT id, 1, org_id, 'execution_queued', created_at, 0, '{{}}' FROM executions;
@@ -110,7 +110,7 @@ async def test_claiming_reads_only_what_can_be_claimed(explain):
         node["Index Name"]: node.get("Index Cond") for node in await explain(queue.CLAIM) if "Index Name" in node
     }
     assert set(conditions) == {
-        "ix_executions_ready", "ix_executions_asleep", "ix_execution_inbox_unread", "pk_executions"
+        "ix_executions_ready", "ix_executions_asleep", "ix_execution_inbox_unread", "pk_executions", "pk_workers",
     }  # fmt: skip
     asleep = [node for node in await explain(queue.CLAIM) if node.get("Index Name") == "ix_executions_asleep"]
     assert any("wake_at <=" in node.get("Index Cond", "") for node in asleep)

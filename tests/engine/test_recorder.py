@@ -176,6 +176,17 @@ async def test_after_a_lost_answer_another_owners_writing_is_not_taken_for_ones_
     assert await written(database, execution_id) == NEVER | {"write_no": 1}
 
 
+async def test_a_step_that_settles_ends_a_row_of_recoveries(recorder, database, workflow):
+    execution_id = await owned(database, workflow)
+    await database.execute("UPDATE executions SET recoveries = 3")
+    for settles, left in ((False, 3), (True, 0)):
+        write_no = 1 + settles
+        await recorder.record(
+            transition(execution_id, write_no=write_no, seq=2 * write_no, step=str(settles), settles_step=settles)
+        )
+        assert await database.fetchval("SELECT recoveries FROM executions") == left
+
+
 BAD = {
     "NUL in a text": {"steps": [step_row(output_text='"a\x00b"')]},
     "a lone surrogate": {"status_message": "\ud800"},

@@ -59,18 +59,19 @@ class Types:
 
 @st.composite
 def workflows(draw: st.DrawFn) -> CompiledWorkflow:
-    """A valid workflow of one to seven steps; each step's `with` looks at the statuses of all its ancestors."""
+    """A valid workflow of one to nine steps; each step's `with` looks at the statuses of all its ancestors."""
     steps: list[dict[str, Any]] = []
     upstream: dict[str, list[str]] = {}
-    for number in range(draw(st.integers(1, 7))):
-        parents = draw(st.lists(st.sampled_from(steps), unique_by=lambda step: step["id"], max_size=2)) if steps else []
+    for number in range(draw(st.sampled_from([1, 2, 3, 5, 6, 7, 8, 9]))):
+        count = min(len(steps), draw(st.sampled_from([0, 0, 1, 1, 2])))
+        parents = draw(st.permutations(steps))[:count]
         ancestors = sorted({name for parent in parents for name in [parent["id"], *upstream[parent["id"]]]})
         step = _step(draw, f"s{number}", parents, ancestors)
         upstream[step["id"]] = ancestors
         steps.append(step)
     document: dict[str, Any] = {"name": "Model", "steps": draw(st.permutations(steps))}
-    if draw(st.booleans()):
-        document["timeout"] = draw(st.sampled_from(["20s", "60s"]))
+    if timeout := draw(st.sampled_from([None, None, None, "20s", "60s"])):
+        document["timeout"] = timeout
     if _seldom(draw):
         document["output"] = "${{ input.nothing }}"
     checked = check_definition(document, Types())
@@ -83,7 +84,7 @@ def _seldom(draw: st.DrawFn) -> bool:
 
 
 def _step(draw: st.DrawFn, name: str, parents: list[dict[str, Any]], ancestors: list[str]) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["compute", "switch", "pause", "refuse", *["call"] * 4, *["route"] * 2, *["pay"] * 3]))
+    kind = draw(st.sampled_from(["compute", "switch", "pause", "refuse", *["call"] * 6, *["route"] * 2, *["pay"] * 3]))
     config: dict[str, Any] = {"seen": {other: f"${{{{ steps.{other}.status }}}}" for other in ancestors}}
     if kind in {"switch", "route"}:
         config |= {"cases": dict.fromkeys(PORTS, True), "take": draw(st.sampled_from([*PORTS, None]))}
@@ -95,7 +96,7 @@ def _step(draw: st.DrawFn, name: str, parents: list[dict[str, Any]], ancestors: 
         "id": name,
         "type": kind,
         "needs": [_need(draw, parent) for parent in parents],
-        "continue_on_error": draw(st.booleans()),
+        "continue_on_error": draw(st.sampled_from([True, True, False])),
         "with": config,
         "retry": {
             "max_attempts": draw(st.integers(1, 3)),

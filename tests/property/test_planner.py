@@ -55,20 +55,20 @@ class Run(RuleBasedStateMachine):
     # What can happen.
 
     @precondition(lambda self: self.process.running)
-    @rule(pick=st.integers(0, 6), kind=st.sampled_from(["good", "left", "right"]))
+    @rule(pick=st.integers(0, 8), kind=st.sampled_from(["good", "left", "right"]))
     def an_attempt_succeeds(self, pick: int, kind: str) -> None:
         self.process.ends(self._picked(pick), good(kind))
         self.process.go_on()
 
     @precondition(lambda self: self.process.running)
-    @rule(pick=st.integers(0, 6))
+    @rule(pick=st.integers(0, 8))
     def an_attempt_fails_for_now(self, pick: int) -> None:
         self.process.ends(self._picked(pick), Failed(Failure("busy", f"busy at {self.process.now}"), 0.5))
         self.process.go_on()
 
     @precondition(lambda self: self.process.running)
     @rule(
-        pick=st.integers(0, 6), retryable=st.booleans(), after=st.sampled_from([None, 20.0]), jitter=st.floats(0, 0.9)
+        pick=st.integers(0, 8), retryable=st.booleans(), after=st.sampled_from([None, 20.0]), jitter=st.floats(0, 0.9)
     )
     def an_attempt_fails(self, pick: int, retryable: bool, after: float | None, jitter: float) -> None:
         failure = Failure("broken", f"failure at {self.process.now}", retryable, after)
@@ -76,7 +76,7 @@ class Run(RuleBasedStateMachine):
         self.process.go_on()
 
     @precondition(lambda self: self.process.running)
-    @rule(pick=st.integers(0, 6), seconds=st.sampled_from([0.0, 0.5, 30.0]))
+    @rule(pick=st.integers(0, 8), seconds=st.sampled_from([0.0, 0.5, 30.0]))
     def an_attempt_goes_to_sleep(self, pick: int, seconds: float) -> None:
         self.process.ends(self._picked(pick), Slept(seconds, {"slept": True}, '{"slept":true}'))
         self.process.go_on()
@@ -89,10 +89,9 @@ class Run(RuleBasedStateMachine):
         self.process.go_on()
 
     @precondition(lambda self: self.process.snapshot.stop is not None and self.process.running)
-    @rule()
-    def aborted_attempts_end(self) -> None:
-        for step_id in sorted(self.process.running):
-            self.process.ends(step_id, Aborted())
+    @rule(pick=st.integers(0, 8))
+    def an_aborted_attempt_ends(self, pick: int) -> None:
+        self.process.ends(self._picked(pick), Aborted())
         self.process.go_on()
 
     @rule(seconds=st.sampled_from([0.3, 2.0, 6.0, 31.0]))
@@ -103,7 +102,7 @@ class Run(RuleBasedStateMachine):
         if not self.process.ended and (not self.process.asleep or self.process.due):
             self.process.go_on()
 
-    @precondition(lambda self: not self.process.ended and not self.process.record.mail)
+    @precondition(lambda self: not self.process.record.mail and (self.process.running or self.process.asleep))
     @rule(heard=st.booleans())
     def somebody_cancels(self, heard: bool) -> None:
         """The mail is durable; the owner may hear of it later, and a sleeping run is claimed because of it."""
@@ -114,8 +113,8 @@ class Run(RuleBasedStateMachine):
         elif heard:
             self.process.go_on()
 
-    @precondition(lambda self: not self.process.ended)
-    @rule(reported=st.booleans(), pick=st.integers(0, 6), outcome=st.sampled_from([good("left"), UNRECORDED]))
+    @precondition(lambda self: not self.process.ended and self.process.snapshot.next_seq > 6)
+    @rule(reported=st.booleans(), pick=st.integers(0, 8), outcome=st.sampled_from([good("left"), UNRECORDED]))
     def the_worker_dies(self, reported: bool, pick: int, outcome: Outcome) -> None:
         """It may have taken in a report, decided, even run pure steps: what is not recorded is lost."""
         if reported and self.process.running:
@@ -283,4 +282,4 @@ class Run(RuleBasedStateMachine):
 
 
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRun.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
