@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 
 import pytest
 import websockets
@@ -195,3 +196,24 @@ async def test_a_reader_that_stalls_is_closed_with_its_cursor(live, owner, clien
     await session.run(live.services.streams.follow(caller.org_id, execution_id, 2, status))
     assert json.loads(reader.sent[0])["seq"] == 3
     assert reader.closed == (4408, "reader too slow; resume after 3")
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_random_cuts_and_cursors_add_up_to_the_table(live, owner, client, seed):
+    """Whatever the cuts and the cursors: each connection is gapless from its cursor, all together are the table."""
+    chance = random.Random(seed)
+    execution_id = await start(client)
+    seen = {}
+    while not any(event["type"].startswith("execution_completed") for event in seen.values()):
+        after = chance.randint(0, len(seen))
+        wanted = chance.randint(1, 6)
+        received = []
+        async with socket(live, owner, f"/api/v1/executions/{execution_id}/stream?after={after}") as connection:
+            async for text in connection:
+                received.append(json.loads(text))
+                if len(received) == wanted:
+                    break
+        assert [event["seq"] for event in received] == list(range(after + 1, after + 1 + len(received)))
+        for event in received:
+            assert seen.setdefault(event["seq"], event) == event, "the same event each time"
+    assert [seen[seq] for seq in sorted(seen)] == await stored(client, execution_id)
