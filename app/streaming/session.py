@@ -62,6 +62,6 @@ async def _stored(log: EventLog, org_id: str, execution_id: str, cursor: int) ->
 
 
 def _continuing(events: Sequence[Event], cursor: int) -> Sequence[Event] | None:
-    """The events behind the cursor, None if there is a hole between it and them."""
+    """The events behind the cursor, None if there is a hole before or among them."""
     fresh = [event for event in events if event.seq > cursor]
-    return fresh if not fresh or fresh[0].seq == cursor + 1 else None
+    return fresh if not fresh or fresh[-1].seq == cursor + len(fresh) else None
