@@ -77,8 +77,15 @@ def _kind(name: str) -> str:
 
 
 def _types(text: str | None) -> list[str]:
-    """The types in `int64, list(string)`."""
-    return [part.strip() for part in re.findall(r"[^,(]+(?:\([^()]*\))?", text or "")]
+    """The types in `int64, map(string, dyn)`."""
+    found, depth = [""], 0
+    for character in text or "":
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [part.strip() for part in found if part]
 
 
 def _misfit(function: str, types: list[str]) -> str:

@@ -19,7 +19,7 @@ from cel_expr_python.ext import ext_encoders, ext_math, ext_optional, ext_string
 from app.domain.cel_cost import TooMuch, check_work
 from app.domain.cel_tree import Node, free_names, loop_depth, read_tree, resolve
 from app.domain.cel_words import compile_words, runtime_words
-from app.domain.errors import StepError
+from app.domain.errors import StepError, clean_text
 from app.domain.jsontext import JSON, encode
 
 MAX_EXPRESSION = 2_000
@@ -64,8 +64,9 @@ class Environment:
         source = source.strip()
         if len(source) > MAX_EXPRESSION:
             raise ExpressionError("expression_too_long", f"An expression has at most {MAX_EXPRESSION} characters")
-        if "\x00" in source:
-            raise ExpressionError("invalid_expression", "An expression cannot have a NUL character")
+        if clean_text(source) != source:
+            detail = "An expression cannot have NUL characters or halves of surrogate pairs"
+            raise ExpressionError("invalid_expression", detail)
         try:
             program = self._env.compile(source)
         except (RuntimeError, ValueError) as error:

@@ -68,7 +68,8 @@ def _written_out(node: Any, root: Any, sizes: dict[str, int]) -> int:
         return 1 + sum(_written_out(item, root, sizes) for item in node)
     if not isinstance(node, dict):
         return 1
-    size = 1 + sum(_written_out(item, root, sizes) for item in node.values())
+    shelves = {"$defs", "definitions"} if node is root else set()  # what lies there counts where it is referred to
+    size = 1 + sum(_written_out(item, root, sizes) for key, item in node.items() if key not in shelves)
     return size + sum(_referred(target, root, sizes) for target in _references(node))
 
 

@@ -144,10 +144,9 @@ class AttemptContext:
             self._say(self.step_id, "token_delta", events.TokenDelta(text=clean_text(text, len(text))))
 
 
-def idempotency_key(root_id: str, path: str, config: Mapping[str, Any]) -> str:
+def idempotency_key(root_id: str, path: str, config_text: str) -> str:
     """The same over retries, crashes and replays of one step with one resolved `with`."""
-    digest = hashlib.sha256(f"{root_id}\x00{path}\x00{encode(dict(config))}".encode())
-    return digest.hexdigest()[:40]
+    return hashlib.sha256(f"{root_id}\x00{path}\x00{config_text}".encode()).hexdigest()[:40]
 
 
 async def run_attempt(

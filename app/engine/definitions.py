@@ -3,6 +3,8 @@
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
 from app.domain.compiled import CompiledWorkflow
 from app.domain.errors import Problem, Problems
@@ -11,6 +13,8 @@ from app.engine.ports import DefinitionSource
 
 KEEP = 1_000
 
+Key: TypeAlias = tuple[str, str, int]
+
 
 @dataclass(slots=True)
 class Definitions:
@@ -18,28 +22,35 @@ class Definitions:
 
     source: DefinitionSource
     catalog: StepCatalog
-    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _kept: OrderedDict[tuple[str, str, int], CompiledWorkflow] = field(default_factory=OrderedDict)
+    _loading: dict[Key, "asyncio.Task[CompiledWorkflow]"] = field(default_factory=dict)
+    _kept: OrderedDict[Key, CompiledWorkflow] = field(default_factory=OrderedDict)
 
     async def get(self, org_id: str, workflow_id: str, version: int) -> CompiledWorkflow:
         """The compiled version; raises Problems (`workflow_invalid`) if it cannot run here."""
         key = (org_id, workflow_id, version)
-        if key not in self._kept:
-            # One at a time: a crowd of executions of one workflow compiles it once.
-            async with self._loading:
-                if key not in self._kept:
-                    await self._load(key)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        if (kept := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+            return kept
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = asyncio.create_task(self._load(key), name=f"load {workflow_id}")
+            loading.add_done_callback(partial(self._loaded, key))
+        # A crowd of executions of one workflow loads it once, and who leaves the crowd does not end it.
+        return await asyncio.shield(loading)
 
-    async def _load(self, key: tuple[str, str, int]) -> None:
-        org_id, workflow_id, version = key
-        checked = check_definition(await self.source.definition(org_id, workflow_id, version), self.catalog)
+    async def _load(self, key: Key) -> CompiledWorkflow:
+        checked = check_definition(await self.source.definition(*key), self.catalog)
         if checked.workflow is None:
             raise invalid(checked.problems)
         self._kept[key] = checked.workflow
         if len(self._kept) > KEEP:
             self._kept.popitem(last=False)
+        return checked.workflow
+
+    def _loaded(self, key: Key, loading: "asyncio.Task[CompiledWorkflow]") -> None:
+        del self._loading[key]
+        if not loading.cancelled():
+            loading.exception()  # retrieved: nobody may be waiting any more
 
     def missing_setup(self, workflow: CompiledWorkflow) -> list[Problem]:
         """What the surroundings lack now (a model without its key), though the definition itself is right."""

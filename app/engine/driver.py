@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 
 from app import clock
-from app.domain.compiled import CompiledWorkflow
+from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.decisions import StartStep
 from app.domain.errors import Failure, Unavailable, failure_of
 from app.domain.events import EventData, StepLog
@@ -255,8 +255,8 @@ class Driver:
     def _spawn(self, start: StartStep) -> None:
         step, context = self._workflow.by_id[start.step_id], self._context(start)
         task = asyncio.create_task(self._attempt(start, context), name=f"{self._claim.id}/{step.id}")
-        grace = step.timeout + self._ports.cancel_grace
-        overdue = asyncio.get_running_loop().call_later(grace, self._force, step.id, task, timed_out(step))
+        patience = step.timeout + self._ports.cancel_grace
+        overdue = asyncio.get_running_loop().call_later(patience, self._overrun, step, task)
         self._attempts[step.id] = RunningAttempt(task, context, overdue)
         task.add_done_callback(partial(self._ended, step.id))
 
@@ -266,7 +266,7 @@ class Driver:
             org_id=self._claim.org_id,
             step_id=start.step_id,
             attempt=self._snapshot.steps[start.step_id].attempt,
-            idempotency_key=idempotency_key(self._claim.root_id, start.step_id, start.config),
+            idempotency_key=idempotency_key(self._claim.root_id, start.step_id, start.config_text),
             rules=self._ports.rules,
             say=self._say,
         )
@@ -294,11 +294,10 @@ class Driver:
         del self._attempts[step_id]
         running.overdue.cancel()
         if task.cancelled():
-            self._report(step_id, Aborted())
-        elif (error := task.exception()) is not None:
-            self._report(step_id, Failed(failure_of(error)))
+            error: BaseException | None = asyncio.CancelledError("the step cancelled itself")
         else:
-            self._report(step_id, task.result())
+            error = task.exception()
+        self._report(step_id, task.result() if error is None else Failed(failure_of(error)))
 
     def _abort_if_stopping(self) -> None:
         """Cancel what runs; what has not ended after the grace is given up."""
@@ -312,6 +311,9 @@ class Driver:
                 running.task.cancel()
                 running.overdue.cancel()
                 running.overdue = loop.call_later(grace, self._force, step_id, running.task, Aborted())
+
+    def _overrun(self, step: CompiledStep, task: "asyncio.Task[Outcome]") -> None:
+        self._force(step.id, task, timed_out(step))
 
     def _force(self, step_id: str, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
         """Go on without an attempt that does not end; what it says or returns later is not heard."""

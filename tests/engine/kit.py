@@ -132,8 +132,10 @@ class Wire:
         self._name = application_name
         self._faults: list[Fault] = []
         self.sent: list[str] = []
+        self.opened = 0
 
     async def connect(self) -> "Connection":
+        self.opened += 1
         return Connection(await connect(self._url, self._name), self)
 
     def lose(self, sql: str, *, after: bool, times: int = 1, skip: int = 0) -> "Fault":

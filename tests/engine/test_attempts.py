@@ -12,7 +12,7 @@ from app.domain.steps import Done, Effect
 from app.engine import driver as driver_module
 from app.engine.attempt import ARGUMENTS_LIMIT
 from tests.engine.harness import SECRET, engine
-from tests.engine.kit import Step
+from tests.engine.kit import Gate, Step
 
 FAST = RetryPolicy(max_attempts=4, initial_interval=0.01, factor=2, jitter="none")
 
@@ -141,8 +141,8 @@ async def test_the_documents_timeout_goes_before_the_types(database):
 
 
 async def test_a_step_that_ignores_its_timeout_is_left_behind(database):
-    """It stays in its loop, but its run goes on without it and hears no more of it."""
-    free = asyncio.Event()
+    """Its run goes on without it, and hears no more of it."""
+    free, silent = asyncio.Event(), asyncio.Event()
 
     async def attempt(context, config):
         while not free.is_set():
@@ -151,12 +151,25 @@ async def test_a_step_that_ignores_its_timeout_is_left_behind(database):
             except asyncio.CancelledError:
                 context.log("I stay")
         context.log("too late")
+        silent.set()
         return Done("too late")
 
-    row, step, events = await run(database, Step(attempt, timeout=0.02))
-    assert (row["status"], row["error_code"], step["output"]) == ("FAILED", "step_timeout", None)
-    free.set()
-    assert [event["data"]["message"] for event in of_type(events, "step_log")] in ([], ["I stay"])
+    gate = Gate()
+    async with engine(
+        database, types={"deaf": Step(attempt, timeout=0.02), "gate": gate.step}, cancel_grace=0.0
+    ) as running:
+        execution_id = await running.submit(
+            {"id": "a", "type": "deaf", "continue_on_error": True}, {"id": "b", "type": "gate", "needs": ["a"]}
+        )
+        await gate.inside.wait()
+        free.set()
+        await silent.wait()
+        gate.free.set()
+        assert (await running.finish(execution_id))["status"] == "COMPLETED"
+        step = (await running.steps(execution_id))["a"]
+        assert (step["status"], step["error_code"], step["output"]) == ("FAILED", "step_timeout", None)
+        said = [event["data"]["message"] for event in await running.events(execution_id, "step_log")]
+        assert said in ([], ["I stay"])
 
 
 @pytest.mark.parametrize(

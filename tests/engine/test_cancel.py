@@ -278,5 +278,6 @@ async def test_mail_whose_reading_fails_is_read_later(database):
         await gate.inside.wait()
         fault = wire.lose(UNREAD, after=False, times=4)
         await running.cancel(execution_id)
-        assert (await running.finish(execution_id))["status"] == "CANCELLED"
+        row = await running.finish(execution_id)
+        assert (row["status"], row["lease_epoch"]) == ("CANCELLED", 1)
         assert fault.hits == 4

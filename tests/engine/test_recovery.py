@@ -268,37 +268,27 @@ async def stop_scanning(running):
 
 async def test_nothing_here_still_runs_when_others_may_begin(database):
     """The hand-over waits for the cancelled step: the same work must not overlap in two processes."""
-    order = []
+    inside, tidying, tidy = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def tidy(context, config):
+    async def attempt(context, config):
+        inside.set()
         try:
-            await inside(context)
+            await asyncio.Event().wait()
         finally:
-            for _ in range(5):
-                await asyncio.sleep(0)
-            order.append("tidied up here")
+            tidying.set()
+            await tidy.wait()
 
-    entered = asyncio.Event()
-
-    async def inside(context):
-        entered.set()
-        await asyncio.Event().wait()
-
-    async def there(context, config):
-        order.append("begun there")
-        return await returning().run(context, config)
-
-    async with (
-        engine(database, types={"sink": Step(tidy)}, drain_budget=0.0) as first,
-        engine(database, types={"sink": Step(there)}) as second,
-    ):
-        second.orchestrator._draining = True
+    async with engine(database, types={"sink": Step(attempt)}, drain_budget=0.0) as first:
         execution_id = await first.submit(A)
-        await entered.wait()
-        second.orchestrator._draining = False
-        await first.orchestrator.drain()
-        await second.finish(execution_id)
-    assert order == ["tidied up here", "begun there"]
+        await inside.wait()
+        owner = (await first.row(execution_id))["owner"]
+        draining = asyncio.ensure_future(first.orchestrator.drain())
+        await tidying.wait()
+        for _ in range(20):
+            assert (await first.row(execution_id))["owner"] == owner
+        tidy.set()
+        await draining
+        assert (await first.row(execution_id))["owner"] is None
 
 
 async def test_draining_without_a_database_ends_and_leaves_the_lease_to_expire(database):

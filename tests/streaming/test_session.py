@@ -4,7 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.domain.errors import Unavailable
@@ -201,6 +201,7 @@ async def test_a_failing_log_ends_the_session_with_its_error_and_the_cursor_goes
 ACTION = st.sampled_from(["here", "elsewhere", "lost", "rung", "read", "disconnect", "flood", "spin", "spin"])
 
 
+@example(["spin", "read", "spin", "spin", "here", "lost", "here"])
 @given(actions=st.lists(ACTION, max_size=60))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_over_any_disconnections_the_pieces_are_the_table(actions):
