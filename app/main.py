@@ -17,7 +17,20 @@ from app.api.errors import add_error_handlers
 from app.api.openapi import describe
 from app.api.operations import operations
 from app.api.pagination import Cursors
-from app.api.v1 import api_keys, audit_logs, auth, executions, step_types, streams, workflows
+from app.api.v1 import (
+    api_keys,
+    approvals,
+    audit_logs,
+    auth,
+    control,
+    executions,
+    failures,
+    insight,
+    lineage,
+    step_types,
+    streams,
+    workflows,
+)
 from app.auth.authenticator import Authenticator
 from app.auth.passwords import Passwords
 from app.auth.secret import derive, derive_password
@@ -32,6 +45,7 @@ from app.db.engines import api_engine, auth_engine, connect
 from app.db.event_log import PostgresEventLog
 from app.db.queue import Queue
 from app.db.recorder import GroupRecorder
+from app.db.result_cache import PostgresResultCache
 from app.db.tenancy import Tenancy
 from app.db.urls import API, AUTH, ENGINE, LOGINS, role_url
 from app.db.workers import Workers
@@ -41,10 +55,16 @@ from app.engine.definitions import Definitions
 from app.engine.orchestrator import EngineSettings, Orchestrator
 from app.services import Services
 from app.services.api_keys import ApiKeys
+from app.services.approvals import Approvals
 from app.services.audit import Audit
+from app.services.bulk import Bulk
+from app.services.control import Control
 from app.services.executions import Executions
 from app.services.health import Health
 from app.services.identity import Identity
+from app.services.insight import Insight
+from app.services.lineage import Lineages
+from app.services.run_facts import Limits
 from app.services.streams import Streams
 from app.services.workflows import Workflows
 from app.settings import Settings
@@ -106,6 +126,12 @@ def add_routes(app: FastAPI) -> None:
         workflows.router,
         executions.of_workflow,
         executions.executions,
+        control.router,
+        lineage.executions,
+        lineage.of_workflow,
+        approvals.router,
+        insight.router,
+        failures.router,
         streams.events,
         streams.sockets,
         step_types.router,
@@ -153,6 +179,8 @@ async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack
         registry=storage.workers,
         recorder=storage.recorder,
         definitions=definitions,
+        source=storage.source,
+        cache=storage.cache,
         step_type=steps.__getitem__,
         doorbell=storage.doorbell,
         settings=engine_settings(settings),
@@ -174,6 +202,7 @@ class Storage:
     auth_pool: AsyncEngine
     tenancy: Tenancy
     source: WorkflowSource
+    cache: PostgresResultCache
     log: PostgresEventLog
     queue: Queue
     workers: Workers
@@ -193,8 +222,13 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
         auth_pool=auth_pool,
         tenancy=tenancy,
         source=WorkflowSource(dedicated),
+        cache=PostgresResultCache(dedicated),
         log=PostgresEventLog(tenancy, dedicated),
-        queue=Queue(dedicated),
+        queue=Queue(
+            dedicated,
+            max_running_per_user=settings.max_running_per_user,
+            max_running_per_org=settings.max_running_per_org,
+        ),
         workers=Workers(partial(connect, urls[ENGINE], "stepstream-lease")),
         hub=hub,
         doorbell=PostgresDoorbell(partial(connect, urls[ENGINE], "stepstream-doorbell"), sender),
@@ -202,6 +236,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
     )
     for close in (api_pool.dispose, auth_pool.dispose, storage.source.close, storage.log.close, storage.queue.close):
         stack.push_async_callback(close)
+    stack.push_async_callback(storage.cache.close)
     stack.push_async_callback(storage.workers.close)
     storage.doorbell.on_ring("events", hub.moved)
     poller = Poller(hub, storage.log, settings.scan_interval)
@@ -238,6 +273,14 @@ def make_services(
     sessions = Sessions(credentials, tokens, passwords, SignInThrottle(), refresh_ttl=settings.refresh_token_ttl)
     tenancy = storage.tenancy
     audit, streams_service = Audit(tenancy), Streams(tenancy, storage.hub, storage.log)
+    executions_service = Executions(
+        tenancy=tenancy,
+        workflows=storage.source,
+        definitions=definitions,
+        recorder=storage.recorder,
+        nudge=orchestrator.nudge,
+    )
+    lineages = Lineages(tenancy, executions_service, audit)
     return Services(
         authenticator=authenticator,
         tickets=StreamTickets(credentials, authenticator),
@@ -245,13 +288,15 @@ def make_services(
         api_keys=ApiKeys(tenancy, audit),
         audit=audit,
         workflows=Workflows(tenancy, definitions, steps, audit),
-        executions=Executions(
-            tenancy=tenancy,
-            workflows=storage.source,
-            definitions=definitions,
-            recorder=storage.recorder,
-            audit=audit,
-            nudge=orchestrator.nudge,
+        executions=executions_service,
+        control=Control(tenancy, definitions, audit),
+        lineages=lineages,
+        bulk=Bulk(tenancy, lineages, audit),
+        approvals=Approvals(tenancy, audit),
+        insight=Insight(
+            tenancy,
+            definitions,
+            Limits(settings.max_running_per_user, settings.max_running_per_org, settings.cancel_grace),
         ),
         streams=streams_service,
         health=Health(

@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     lease_ttl: float = Field(default=30.0, ge=1, le=600)
     scan_interval: float = Field(default=1.0, ge=0.05, le=60)
     max_running: int = Field(default=512, ge=1, le=100_000, description="Executions driven at once by this process.")
+    max_running_per_user: int = Field(
+        default=10, ge=0, le=100_000, description="Executions of one user that run at once, everywhere; 0: any number."
+    )
+    max_running_per_org: int = Field(
+        default=0, ge=0, le=1_000_000, description="Executions of one organisation that run at once; 0: any number."
+    )
     max_recoveries: int = Field(default=5, ge=1, le=100)
     cancel_grace: float = Field(default=10.0, ge=0, le=600)
     drain_budget: float = Field(default=20.0, ge=0, le=600)

@@ -51,11 +51,20 @@ REGISTRY: dict[str, ProblemType] = {
         False,
         insufficient_scope=("Not allowed", "The credential lacks the permission named in the detail."),
         origin_not_allowed=("This site may not connect", "Add the site's origin to ALLOWED_ORIGINS."),
+        not_a_decider=("The decision is not yours", "The approval names who may decide."),
+        self_approval=(
+            "Nobody approves a run of their own",
+            "Somebody else must decide, unless the workflow allows it.",
+        ),
     ),
     **_at(
         404,
         False,
         not_found=("There is no such thing here", "Check the id; things of other organisations are not shown."),
+        nothing_to_compare=(
+            "No earlier success to compare with",
+            "Name an execution: `GET /executions/{id}/diff/{other}`.",
+        ),
     ),
     **_at(
         405,
@@ -67,6 +76,9 @@ REGISTRY: dict[str, ProblemType] = {
         False,
         invalid_state=("Its state does not allow this", "Read it again; its status may have changed."),
         already_exists=("It exists already", "Choose another id or name."),
+        approval_decided=("The approval is decided already", "Read it again to see by whom."),
+        already_decided_by_you=("You decided this already", "A decision is final; the same one again is accepted."),
+        count_changed=("Another number of executions matches by now", "Count again, look, and send the new count."),
     ),
     **_at(
         409,
@@ -99,6 +111,8 @@ REGISTRY: dict[str, ProblemType] = {
             "The Idempotency-Key stands for another request",
             "Use a fresh key for each different request.",
         ),
+        form_mismatch=("The data does not fit the approval's form", "Compare it with the `form` of the approval."),
+        too_many_matches=("Too many executions match", "Narrow the filter to at most 10,000 executions."),
         unknown_reference=("It refers to something that is not there", "Check the ids in the body."),
         value_not_storable=("A value cannot be stored", "Leave out NUL characters and numbers beyond 64 bits."),
         invalid_cursor=("The cursor is not ours", "Use `next_cursor` of the page before, with the same filters."),

@@ -12,9 +12,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
+from app.domain.changes import Event
 from app.domain.errors import StepstreamError, Unauthenticated
-from app.domain.evolution import Event
 from app.domain.jsontext import NotJson, decode
+from app.domain.mail import MailKind
 from app.services import Services
 from app.streaming.pace import paced
 from app.streaming.wire import envelope_text
@@ -120,7 +121,7 @@ class StreamSession:
 
     async def _cancel(self, reason: str | None) -> None:
         try:
-            await self._services.executions.cancel(self._caller, self._execution_id, reason)
+            await self._services.control.ask(self._caller, self._execution_id, MailKind.CANCEL, reason)
         except StepstreamError as error:
             raise CloseSocket(4400, error.detail[:100]) from error
 

@@ -21,6 +21,7 @@ class Permission(StrEnum):
     API_KEYS_MANAGE = "api_keys.manage"
     PAYLOADS_READ = "payloads.read"
     METRICS_READ = "metrics.read"
+    TRACES_READ = "traces.read"
 
 
 class Role(StrEnum):

@@ -4,7 +4,7 @@ Whatever is cut is taken up again: a start is repeated under its idempotency key
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,9 @@ from app.domain.jsontext import JSON, decode, encode
 Event = Mapping[str, Any]
 """One envelope of the stream."""
 
+Value = str | int | Sequence[str]
+"""A value of a query string; several for a name that is repeated."""
+
 OnCut = Callable[[str], None]
 """Told why the stream was cut, before it is tried again."""
 
@@ -34,6 +37,7 @@ _API = "/api/v1"
 _ATTEMPTS = 5
 _FIRST_BACKOFF = 0.25
 _TIMEOUT = 30.0
+_PAGE = 200
 
 
 class Refused(CommandFailed):
@@ -69,9 +73,34 @@ class Client:
     ) -> None:
         await self._http.aclose()
 
-    async def get(self, path: str, **query: str | int) -> dict[str, Any]:
+    async def get(self, path: str, **query: Value) -> dict[str, Any]:
         """The JSON object at a path below /api/v1; raises Refused."""
         return await self._object("GET", path, params=query)
+
+    async def text(self, path: str, media_type: str) -> str:
+        """The text form of what is at a path below /api/v1; raises Refused."""
+        answer = _accepted(await self._answer("GET", path, headers={"Accept": media_type}))
+        if answer.headers.get("content-type", "").partition(";")[0] != media_type:
+            raise Refused(f"{self.server} has no {media_type} of it", answer.status_code)
+        return answer.text
+
+    async def pages(self, path: str, limit: int, **query: Value) -> dict[str, Any]:
+        """The first entries of a list, as many as `limit`, in one page."""
+        found: dict[str, Any] = {"data": [], "next_cursor": None, "has_more": True}
+        while found["has_more"] and (missing := limit - len(found["data"])) > 0:
+            cursor = {"cursor": found["next_cursor"]} if found["next_cursor"] else {}
+            page = await self.get(path, limit=min(missing, _PAGE), **query, **cursor)
+            found = {**page, "data": found["data"] + page["data"]}
+        return found
+
+    async def post(self, path: str, body: JSON, *, repeatable: bool) -> dict[str, Any]:
+        """The answer to what is asked at a path below /api/v1; raises Refused.
+
+        Anything is sent under an idempotency key. `repeatable`: the server heeds it there, or asking twice does no
+        harm; whatever is not is sent once, and a connection cut meanwhile leaves open whether it was done.
+        """
+        headers = {"Idempotency-Key": clock.new_id("cli")}
+        return await self._object("POST", path, body=body, headers=headers, repeatable=repeatable)
 
     async def save_workflow(self, workflow_id: str, document: dict[str, JSON]) -> dict[str, Any]:
         """Create the workflow, or make the document its next version if it differs; the workflow as saved."""
@@ -84,9 +113,8 @@ class Client:
 
     async def start(self, workflow_id: str, value: JSON) -> dict[str, Any]:
         """Start an execution, once however often the request has to be sent; the execution as accepted."""
-        headers = {"Idempotency-Key": clock.new_id("cli")}
         path = f"/workflows/{quote(workflow_id, safe='')}/execute"
-        return await self._object("POST", path, body={"input": value}, headers=headers)
+        return await self.post(path, {"input": value}, repeatable=True)
 
     async def follow(self, execution_id: str, on_cut: OnCut) -> AsyncGenerator[Event, None]:
         """Every event once, in order, up to the terminal one; raises Refused, or CommandFailed when it stays cut."""
@@ -135,9 +163,12 @@ class Client:
         *,
         body: JSON = None,
         headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, Value] | None = None,
+        repeatable: bool = True,
     ) -> dict[str, Any]:
-        answer = _accepted(await self._answer(method, path, body=body, headers=headers, params=params))
+        answer = _accepted(
+            await self._answer(method, path, body=body, headers=headers, params=params, repeatable=repeatable)
+        )
         try:
             found: dict[str, Any] = answer.json()
         except ValueError as error:
@@ -151,9 +182,10 @@ class Client:
         *,
         body: JSON = None,
         headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, Value] | None = None,
+        repeatable: bool = True,
     ) -> httpx.Response:
-        """The answer, asked for again while the server says that this may help."""
+        """The answer, asked for again while the server says that this may help, or did not say anything."""
         content = None if body is None else encode(body).encode()
         kind = {} if content is None else {"Content-Type": "application/json"}
         for attempt in range(1, _ATTEMPTS + 1):
@@ -162,8 +194,7 @@ class Client:
                     method, f"{_API}{path}", content=content, params=params, headers={**kind, **(headers or {})}
                 )
             except httpx.TransportError as error:
-                # Repeating is safe: a read, a conditional write, or a start under its idempotency key.
-                if attempt == _ATTEMPTS or isinstance(error, httpx.ConnectError):
+                if attempt == _ATTEMPTS or not repeatable or isinstance(error, httpx.ConnectError):
                     raise unreachable(self.server, str(error)) from error
             else:
                 if attempt == _ATTEMPTS or not _retryable(answer):

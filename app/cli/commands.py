@@ -6,6 +6,10 @@ from typing import Annotated
 
 import typer
 
+from app.cli.approvals import approvals
+from app.cli.executions import executions
+from app.cli.options import Access, DataDir, Server, Token
+
 cli = typer.Typer(
     name="stepstream",
     help="Runs multi-step workflows, streams every step live and keeps a durable record of each run.",
@@ -14,6 +18,7 @@ cli = typer.Typer(
             "[bold]Try it[/bold]   stepstream demo",
             "[bold]Serve[/bold]    stepstream up",
             '[bold]Run one[/bold]  stepstream run workflow.yaml --input \'{"city": "Berlin"}\'',
+            "[bold]Look[/bold]     stepstream executions show last",
             '[bold]Script[/bold]   curl -H "Authorization: Bearer $(stepstream token)" localhost:8000/api/v1/workflows',
         )
     ),
@@ -23,23 +28,11 @@ cli = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cli.add_typer(executions, name="executions")
+cli.add_typer(approvals, name="approvals")
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Where the embedded Postgres and the keys are [~/.stepstream]."),
-]
 Host = Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for any free one [8000].")]
-Server = Annotated[
-    str | None,
-    typer.Option(metavar="URL", envvar="STEPSTREAM_SERVER", help="The server to talk to [http://127.0.0.1:8000]."),
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        envvar="STEPSTREAM_TOKEN", help="A bearer token; for a server on this machine one is made if missing."
-    ),
-]
 
 
 def run_command_line() -> None:
@@ -128,7 +121,7 @@ def run(
     """
     from app.cli import run as work
 
-    raise typer.Exit(work.run(workflow, value, server=server, token=token, data_dir=data_dir))
+    raise typer.Exit(work.run(workflow, value, Access(server, token, data_dir)))
 
 
 @cli.command()
@@ -141,7 +134,7 @@ def follow(
     """Watch an execution from its beginning, like `run` does."""
     from app.cli import run as work
 
-    raise typer.Exit(work.follow(execution_id, server=server, token=token, data_dir=data_dir))
+    raise typer.Exit(work.follow(execution_id, Access(server, token, data_dir)))
 
 
 @cli.command()

@@ -14,9 +14,10 @@ from rich.text import Text
 from app import clock
 from app.cli.banner import Place, show_ways_in
 from app.cli.client import Client
+from app.cli.connection import TOKEN_SECONDS
 from app.cli.deployment import for_embedded, load_settings, local_identity, with_local_origin
 from app.cli.failures import CommandFailed
-from app.cli.run import TOKEN_SECONDS, Watch, draw, ending, read_workflow, step_names, workflow_id
+from app.cli.run import Watch, draw, ending, read_workflow, step_names, workflow_id
 from app.cli.serving import bind, port_of, url_of
 from app.cli.stopping import StopSignals, run_until_stopped
 from app.cli.tables import show_audit, show_counters, show_leads, show_record, show_steps
@@ -79,7 +80,7 @@ async def _show_run(console: Console, client: Client) -> bool:
         ),
         soft_wrap=True,
     )  # fmt: skip
-    watch = Watch(console, client.server, started["id"], step_names(saved["definition"]))
+    watch = Watch(console, started["id"], step_names(saved["definition"]))
     record = await draw(client, watch)
     console.print(ending(record), soft_wrap=True)
     _show_records(console, record, *await _look_up(client, record))

@@ -23,6 +23,15 @@ MARKS = {
     "step_retrying": ("↻", "yellow"),
     "step_skipped": (NOTHING, "dim"),
     "step_waiting": ("◷", "cyan"),
+    "step_reused": ("=", "green"),
+    "step_pinned": ("=", "cyan"),
+    "step_edited": ("✎", "cyan"),
+    "execution_paused": ("‖", "yellow"),
+    "execution_resumed": ("▶", "cyan"),
+    "signal_received": ("✉", "cyan"),
+    "approval_requested": ("?", "yellow"),
+    "approval_decided": ("✉", "cyan"),
+    "budget_exceeded": ("‖", "red"),
 }
 SKIPPED = {
     "not_taken": "not on the way taken",
@@ -30,6 +39,12 @@ SKIPPED = {
     "execution_failed": "another step has failed",
     "nothing_failed": "nothing has failed",
     "not_all_succeeded": "not all it needs has succeeded",
+    "not_selected": "another step was asked for alone",
+}
+WAITS = {
+    "signal": "a signal",
+    "approval": "an approval",
+    "child": "another execution",
 }
 
 _BAR_WIDTH = 40
@@ -96,12 +111,22 @@ class RunView:
                 self._running[step_id].tail = f"{data['fraction']:.0%} {printable(data['message'])}"
             case "step_log":
                 self._say(("·", "dim"), self._name(step_id, {}), Text(printable(data["message"])))
-            case "step_completed" | "step_failed" | "step_cancelled" | "step_skipped":
+            case "step_completed" | "step_failed" | "step_cancelled" | "step_skipped" | "step_reused" | "step_pinned":
                 self._running.pop(step_id, None)
-                self._settled += 1
+                # An item of a `for_each` step is a part of its step.
+                self._settled += "[" not in step_id
                 self._step(event["type"], step_id, data)
-            case "step_retrying" | "step_waiting":
+            case "step_waiting":
+                self._running.pop(step_id, None)
                 self._step(event["type"], step_id, data)
+            case "step_retrying" | "step_edited":
+                self._step(event["type"], step_id, data)
+            case "signal_received" | "approval_requested" | "approval_decided" | "budget_exceeded":
+                self._say(MARKS[event["type"]], self._name(step_id, {}), Text(_told(event["type"], data), "cyan"))
+            case "execution_paused" | "execution_resumed":
+                word = event["type"].removeprefix("execution_")
+                detail = printable(data.get("detail") or data["reason"])
+                self._say(MARKS[event["type"]], "", Text(f"{word}: {detail}"))
             case "execution_cancelling":
                 self._say(("✗", "yellow"), "", Text("cancel requested"))
             case "execution_completed":
@@ -129,6 +154,15 @@ class RunView:
                 detail = Text(f"attempt {data['attempt']} in {data['delay_ms']} ms: {cause}", "yellow")
             case "step_skipped":
                 detail = Text(f"skipped: {SKIPPED.get(data['reason'], data['reason'])}", "dim")
+            case "step_reused":
+                detail = Text(f"reused from {data['reused_from']}", "dim")
+            case "step_pinned":
+                detail = Text("not run: its output was given", "dim")
+            case "step_edited":
+                detail = Text(f"has another output by {printable(data['edited_by'] or 'somebody')}", "cyan")
+            case _ if data["reason"] in WAITS:
+                until = "" if data["wake_at"] is None else f", until {moment(data['wake_at'])} at the latest"
+                detail = Text(f"waits for {WAITS[data['reason']]}{until}", "cyan")
             case _:
                 detail = Text(f"waits until {moment(data['wake_at'])} ({data['reason']})", "cyan")
         self._say(MARKS[kind], self._name(step_id, data), detail)
@@ -163,6 +197,20 @@ class RunView:
             Text(f"{clock.monotonic() - self._began:.1f} s", "dim"),
         )
         return Group(running, Text(), bar)
+
+
+def _told(kind: str, data: Mapping[str, Any]) -> str:
+    match kind:
+        case "signal_received":
+            return f"signal {printable(data['name'])}"
+        case "approval_requested":
+            deadline = "" if data["deadline"] is None else f", until {moment(data['deadline'])}"
+            return f"to approve: {printable(data['title'])} ({data['approval_id']}){deadline}"
+        case "approval_decided":
+            comment = f": {printable(data['comment'])}" if data["comment"] else ""
+            return f"{data['decision']} by {printable(data['decided_by'] or 'nobody')}{comment}"
+        case _:
+            return f"the budget {data['budget']} of {data['limit']:g} is used up: {data['used']:g}"
 
 
 def moment(text: str | None) -> str:

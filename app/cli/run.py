@@ -9,21 +9,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.text import Text
 
-from app.cli.client import LOOPBACK, Client, demand_server
-from app.cli.deployment import issue_token, load_settings
+from app.cli.client import Client
+from app.cli.connection import INTERRUPTED, connected
 from app.cli.drawing import RunView, printable
 from app.cli.failures import CommandFailed
+from app.cli.options import Access
 from app.domain.jsontext import JSON, NotJson, decode
 from app.logs import configure_logs
-from app.settings import Settings
-
-TOKEN_SECONDS = 86_400.0
-INTERRUPTED = 130
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _JSON_STARTS = ("{", "[", '"')
@@ -32,15 +29,14 @@ _ID_LENGTH = 64
 
 @dataclass(slots=True)
 class Watch:
-    """One command's view of one run: where it talks to, and which execution it is about once that is known."""
+    """One command's view of one run: which execution it is about, once that is known."""
 
     console: Console
-    server: str
     execution_id: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(workflow: str, value: str | None, *, server: str | None, token: str | None, data_dir: Path | None) -> int:
+def run(workflow: str, value: str | None, access: Access) -> int:
     """Run a workflow given by file or id; 0 if it completes, else 1."""
     given = parse_input(value)
     path = Path(workflow)
@@ -58,19 +54,24 @@ def run(workflow: str, value: str | None, *, server: str | None, token: str | No
         watch.console.print(title.append(f"  {watch.execution_id}", "dim"), soft_wrap=True)
         return await watch_to_end(client, watch)
 
-    return _with_server(work, server=server, token=token, data_dir=data_dir)
+    return _watching(work, access)
 
 
-def follow(execution_id: str, *, server: str | None, token: str | None, data_dir: Path | None) -> int:
+def follow(execution_id: str, access: Access) -> int:
     """Watch an execution that was started elsewhere; 0 if it completes, else 1."""
 
     async def work(client: Client, watch: Watch) -> int:
-        found = await client.get(f"/executions/{quote(execution_id, safe='')}")
-        watch.execution_id = found["id"]
-        watch.names = {step["id"]: step["name"] for step in found["steps"]}
+        await aim(client, watch, execution_id)
         return await watch_to_end(client, watch)
 
-    return _with_server(work, server=server, token=token, data_dir=data_dir)
+    return _watching(work, access)
+
+
+async def aim(client: Client, watch: Watch, execution_id: str) -> None:
+    """Make the watch about an execution that exists; raises Refused."""
+    found = await client.get(f"/executions/{quote(execution_id, safe='')}")
+    watch.execution_id = found["id"]
+    watch.names = {step["id"]: step["name"] for step in found["steps"]}
 
 
 async def watch_to_end(client: Client, watch: Watch) -> int:
@@ -109,7 +110,7 @@ def step_names(definition: Mapping[str, Any]) -> dict[str, str]:
     return {step["id"]: step.get("name") or step["id"] for step in definition["steps"]}
 
 
-def parse_input(text: str | None) -> JSON:
+def parse_input(text: str | None, option: str = "--input") -> JSON:
     """`@file` or `@-` is read; JSON is JSON, anything else is text, unless it looks like JSON gone wrong."""
     if text is None:
         return None
@@ -119,12 +120,12 @@ def parse_input(text: str | None) -> JSON:
         try:
             text = Path(text[1:]).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise CommandFailed(f"--input: {error}") from error
+            raise CommandFailed(f"{option}: {error}") from error
     try:
         return decode(text)
     except NotJson as error:
         if text.lstrip().startswith(_JSON_STARTS):
-            raise CommandFailed(f"--input looks like JSON but is none: {error}") from error
+            raise CommandFailed(f"{option} looks like JSON but is none: {error}") from error
         return text
 
 
@@ -156,37 +157,27 @@ def workflow_id(path: Path, document: Mapping[str, JSON]) -> str:
 Work = Callable[[Client, Watch], Coroutine[Any, Any, int]]
 
 
-def _with_server(work: Work, *, server: str | None, token: str | None, data_dir: Path | None) -> int:
+def _watching(work: Work, access: Access) -> int:
     configure_logs("human", "warning")
-    settings = load_settings(data_dir=data_dir)
-    address = server or f"http://127.0.0.1:{settings.port}"
-    watch = Watch(Console(stderr=True, highlight=False), address)
+    watch = Watch(Console(stderr=True, highlight=False))
 
-    async def connected() -> int:
-        credential = token or await _local_token(settings, data_dir, address)
-        async with Client(address, credential) as client:
+    async def with_client() -> int:
+        async with connected(access) as client:
             return await work(client, watch)
 
     try:
-        return asyncio.run(connected())
+        return asyncio.run(with_client())
     except KeyboardInterrupt:
-        _say_how_to_go_on(watch, server, data_dir)
+        say_how_to_go_on(watch, access)
         return INTERRUPTED
 
 
-async def _local_token(settings: Settings, data_dir: Path | None, server: str) -> str:
-    if urlsplit(server).hostname not in LOOPBACK:
-        raise CommandFailed(f"{server} is another machine: give a token of it with --token or STEPSTREAM_TOKEN")
-    await demand_server(server)
-    return await issue_token(settings, data_dir, TOKEN_SECONDS)
-
-
-def _say_how_to_go_on(watch: Watch, server: str | None, data_dir: Path | None) -> None:
+def say_how_to_go_on(watch: Watch, access: Access) -> None:
+    """What to know after an interruption."""
     if watch.execution_id is None:
         watch.console.print("\nInterrupted before anything was started.")
         return
-    options = (f" --server {server}" if server else "") + (f" --data-dir {data_dir}" if data_dir else "")
     watch.console.print(
-        f"\nThe run goes on without you. Watch it again: stepstream follow {watch.execution_id}{options}",
+        f"\nThe run goes on without you. Watch it again: stepstream follow {watch.execution_id}{access.options}",
         soft_wrap=True,
     )

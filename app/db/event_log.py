@@ -8,7 +8,7 @@ from app.db.group_commit import GroupCommit, Refused
 from app.db.link import PIN_PLANS, Connect, Link
 from app.db.tables import execution_events as table
 from app.db.tenancy import Tenancy
-from app.domain.evolution import Event
+from app.domain.changes import Event
 from app.domain.jsontext import decode
 
 ENDED = """

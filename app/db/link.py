@@ -1,9 +1,10 @@
 """A dedicated connection that mends itself: prepared statements, pinned plans, reconnect on the next use."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -11,7 +12,9 @@ from app import clock
 from app.db.errors import domain_error
 from app.domain.errors import Unavailable
 
-Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
+DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Connect = Callable[[], Awaitable[DriverConnection]]
+Fetch = Callable[..., Awaitable[Sequence[asyncpg.Record]]]
 
 PIN_PLANS = (
     "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_mergejoin = off; SET jit = off"
@@ -25,7 +28,7 @@ class Link:
     def __init__(self, connect: Connect, setup: str = "") -> None:
         self._connect = connect
         self._setup = setup
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._connection: DriverConnection | None = None
         self._prepared: dict[str, Any] = {}
         self._lock = asyncio.Lock()
         self._lost_at = float("-inf")
@@ -39,26 +42,19 @@ class Link:
         as a prepared plan that a migration has overtaken, does not last. Who queued behind a statement that found the
         database away shares its fate, so that a queue of callers waits for one timeout and not for all of theirs.
         """
-        queued_at = clock.monotonic()
-        async with self._lock:
-            if self._lost_at > queued_at:
-                raise Unavailable("The database does not answer. Try again.")
-            try:
-                connection = await self._open()
-                statement = self._prepared.get(sql)
-                if statement is None:
-                    statement = self._prepared[sql] = await connection.prepare(sql)
-                rows: Sequence[asyncpg.Record] = await statement.fetch(*arguments)
-            except BaseException as error:
-                self._drop()
-                if self._closed and isinstance(error, Exception):
-                    raise Unavailable("This process is stopping") from error  # the driver has many words for it
-                meant = domain_error(error) if isinstance(error, Exception) else None
-                if isinstance(meant, Unavailable):
-                    self._lost_at = clock.monotonic()
-                    raise meant from error
-                raise
-            return rows
+        async with self._session() as connection:
+            return await self._run(connection, sql, *arguments)
+
+    @asynccontextmanager
+    async def transaction(self, begin: str) -> AsyncIterator[Fetch]:
+        """Several statements in the transaction that `begin` opens, by the function it yields; committed at the end.
+
+        Raises what `fetch` raises. Nothing took effect then, unless it was the answer to the COMMIT that got lost.
+        """
+        async with self._session() as connection:
+            await connection.execute(begin)
+            yield partial(self._run, connection)
+            await connection.execute("COMMIT")
 
     async def read(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """A statement that changes nothing, so that one lost connection is hidden by asking again."""
@@ -74,7 +70,33 @@ class Link:
         if connection is not None:
             await hang_up(connection)
 
-    async def _open(self) -> "asyncpg.Connection[asyncpg.Record]":
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[DriverConnection]:
+        """The connection, for one caller at a time; errors end it."""
+        queued_at = clock.monotonic()
+        async with self._lock:
+            if self._lost_at > queued_at:
+                raise Unavailable("The database does not answer. Try again.")
+            try:
+                yield await self._open()
+            except BaseException as error:
+                self._drop()
+                if self._closed and isinstance(error, Exception):
+                    raise Unavailable("This process is stopping") from error  # the driver has many words for it
+                meant = domain_error(error) if isinstance(error, Exception) else None
+                if isinstance(meant, Unavailable):
+                    self._lost_at = clock.monotonic()
+                    raise meant from error
+                raise
+
+    async def _run(self, connection: DriverConnection, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        statement = self._prepared.get(sql)
+        if statement is None:
+            statement = self._prepared[sql] = await connection.prepare(sql)
+        rows: Sequence[asyncpg.Record] = await statement.fetch(*arguments)
+        return rows
+
+    async def _open(self) -> DriverConnection:
         if self._connection is None or self._connection.is_closed():
             self._prepared.clear()
             self._connection = await self._connect()
@@ -91,7 +113,7 @@ class Link:
             connection.terminate()
 
 
-async def hang_up(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def hang_up(connection: DriverConnection) -> None:
     """Close a connection that may be dead already, within two seconds and without a word."""
     with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         await connection.close(timeout=2)

@@ -1,86 +1,97 @@
-"""Claiming: executions without an owner, fairly ordered, taken under row locks that raise the lease epoch."""
+"""Claiming: who waits gets an owner, fairly and within the limits; row locks and a higher lease epoch make it one."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
 import asyncpg
 
-from app.db.link import PIN_PLANS, Connect, Link
-from app.domain.jsontext import decode
-from app.engine.ports import Claim, Mail, StoredStep
-
-CLAIM = """
-WITH due AS (
-  SELECT id FROM executions WHERE owner IS NULL AND status IN ('WAITING', 'PAUSED') AND wake_at <= now()
-   ORDER BY wake_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
-), called AS (
-  SELECT id FROM executions WHERE owner IS NULL AND status IN ('WAITING', 'PAUSED')
-     AND id IN (SELECT execution_id FROM execution_inbox WHERE applied_at IS NULL) AND id NOT IN (SELECT id FROM due)
-   LIMIT $2 - (SELECT count(*) FROM due) FOR NO KEY UPDATE SKIP LOCKED
-), ready AS (
-  SELECT id FROM executions WHERE owner IS NULL AND status IN ('PENDING', 'RUNNING', 'CANCELLING')
-   ORDER BY priority DESC, created_at
-   LIMIT $2 - (SELECT count(*) FROM due) - (SELECT count(*) FROM called) FOR NO KEY UPDATE SKIP LOCKED
-), picked AS (
-  SELECT id FROM due UNION ALL SELECT id FROM called UNION ALL SELECT id FROM ready
+from app import clock
+from app.db.claim_sql import (
+    CALLED,
+    CLAIM,
+    EXPIRED,
+    FROZEN_CLAIMER,
+    LOOK,
+    OVERFLOW,
+    RELEASE,
+    SERIALISED,
 )
-UPDATE executions e SET owner = $1, lease_epoch = e.lease_epoch + 1
-  FROM picked WHERE e.id = picked.id AND EXISTS (SELECT FROM workers w WHERE w.id = $1)
-RETURNING e.id, e.org_id, e.workflow_id, e.workflow_version, e.user_id, e.root_id, e.status, e.input_data,
-  e.agent_results, e.progress, e.created_at, e.started_at, e.deadline_at, e.last_recorded_at, e.owner, e.lease_epoch,
-  e.write_no, e.next_seq, e.recoveries, clock_timestamp() AS claimed_at,
-  EXISTS (SELECT FROM execution_inbox i WHERE i.execution_id = e.id AND i.applied_at IS NULL) AS has_mail"""
-"""Only who has a lease takes anything. Who woke goes first, then the rest by priority and age. No more rows are locked
-than are taken, so that claimers do not hide work from each other."""
+from app.db.link import PIN_PLANS, Connect, Fetch, Link
+from app.db.tables.executions import WANTS_A_SLOT
+from app.domain.jsontext import decode
+from app.domain.mail import Mail
+from app.engine.ports import Claim, StoredStep
 
-RELEASE = """
-UPDATE executions e SET owner = NULL
- WHERE e.owner = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS kept(id) WHERE kept.id = e.id)
-RETURNING e.id"""
+SETUP = f"{PIN_PLANS}; SET enable_bitmapscan = off; {FROZEN_CLAIMER}"
+"""Bitmaps know no order: to find who is first they would read all who are blocked."""
+FIRST_LANE = ("", "", "", "")
+FIRST_KEY = ("", "")
+PASSES = 20
+"""How often one claim looks again when it was cut short, be it by the number of lanes or by a limit."""
+OUSTED_AT_ONCE = 50
 
 STEPS = """
 SELECT execution_id, path, status, attempt, failures, input, output, ports, error, error_code, reason, wake_at,
-       started_at, attempt_started_at, completed_at, execution_time_ms, tokens_used, cost
+       started_at, attempt_started_at, completed_at, execution_time_ms, tokens_used, cost, awaits, reused_from,
+       iteration, items, edited_by
   FROM execution_steps WHERE execution_id = ANY($1::text[])"""
 
+MAIL = """
+SELECT id, execution_id, kind, payload, user_id, topic, created_at, false AS taken FROM execution_inbox
+ WHERE execution_id = ANY($1::text[]) AND applied_at IS NULL
+UNION ALL
+SELECT id, execution_id, kind, payload, user_id, topic, created_at, true FROM execution_inbox
+ WHERE execution_id = ANY($1::text[]) AND applied_at IS NOT NULL AND topic IS NOT NULL AND consumed_by IS NULL
+ ORDER BY id"""
+"""What is unread, and letters that were read but not yet used."""
+
 UNREAD = """
-SELECT id, execution_id, kind, payload, user_id FROM execution_inbox
+SELECT id, execution_id, kind, payload, user_id, topic, created_at, false AS taken FROM execution_inbox
  WHERE execution_id = ANY($1::text[]) AND applied_at IS NULL
  ORDER BY id"""
-
-APPLIED_CANCELS = """
-SELECT id, execution_id, kind, payload, user_id FROM execution_inbox
- WHERE execution_id = ANY($1::text[]) AND applied_at IS NOT NULL AND kind = 'cancel'
- ORDER BY id"""
-"""Why a run that changed hands is being cancelled, and who asked for it."""
 
 WITH_MAIL = """
 SELECT DISTINCT i.execution_id FROM execution_inbox i JOIN executions e ON e.id = i.execution_id
  WHERE i.applied_at IS NULL AND e.owner = $1"""
 
-DEPTH = """
-SELECT count(*) AS depth, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest
-  FROM executions WHERE owner IS NULL AND status IN ('PENDING', 'RUNNING', 'CANCELLING')"""
+DEPTH = f"""
+SELECT count(*) AS depth, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest FROM (
+  SELECT created_at FROM executions WHERE {WANTS_A_SLOT}
+  UNION ALL
+  SELECT created_at FROM executions WHERE ready AND status IN ('RUNNING', 'CANCELLING')) waiting"""  # noqa: S608 - of constants
 
 
 class Queue:
-    """Implements `app.engine.ports.ExecutionQueue`."""
+    """Implements `app.engine.ports.ExecutionQueue`. Limits are slots at once, 0 for any number."""
 
-    def __init__(self, connect: Connect) -> None:
-        self._claims = Link(connect, PIN_PLANS)
+    def __init__(self, connect: Connect, *, max_running_per_user: int = 0, max_running_per_org: int = 0) -> None:
+        self._claims = Link(connect, SETUP)
         self._reads = Link(connect, PIN_PLANS)
+        self._limits = (max_running_per_user, max_running_per_org)
+        self._lane: Sequence[str] = FIRST_LANE
+        self._key: Sequence[str] = FIRST_KEY
 
     async def close(self) -> None:
         await self._claims.close()
         await self._reads.close()
 
     async def claim(self, worker_id: str, limit: int) -> list[Claim]:
-        rows = await self._claims.fetch(CLAIM, worker_id, limit)
-        steps = await self._steps([row["id"] for row in rows if row["write_no"] > 0])
-        mail = await self._mail(APPLIED_CANCELS, [row["id"] for row in rows if row["status"] == "CANCELLING"])
-        unread = await self._mail(UNREAD, [row["id"] for row in rows if row["has_mail"]])
-        ordered = sorted(rows, key=lambda row: row["created_at"])
-        return [_claim(row, steps[row["id"]], mail[row["id"]] + unread[row["id"]]) for row in ordered]
+        """Take executions that may run and those that must be ended unrun; see the port."""
+        look = (await self._claims.fetch(LOOK))[0]
+        rows = list(await self._claims.fetch(EXPIRED, worker_id, limit)) if look["expired"] else []
+        if look["ready"] and len(rows) < limit:
+            if any(self._limits) or look["keyed"]:
+                async with self._claims.transaction(SERIALISED) as fetch:
+                    if look["on_limit"]:
+                        rows += await self._overflow(fetch, worker_id, limit - len(rows))
+                    rows += await self._slots(fetch, worker_id, limit - len(rows), keyed=True)
+            else:
+                rows += await self._slots(self._claims.fetch, worker_id, limit - len(rows), keyed=False)
+        return await self._loaded(sorted(rows, key=lambda row: row["place"]))
+
+    async def claim_called(self, worker_id: str, limit: int) -> list[Claim]:
+        """Take executions that have mail and no owner to read it, without slots; see the port."""
+        return await self._loaded(await self._claims.fetch(CALLED, worker_id, limit))
 
     async def release(self, worker_id: str, keep: Sequence[str]) -> int:
         return len(await self._claims.fetch(RELEASE, worker_id, keep))
@@ -92,9 +103,39 @@ class Queue:
         return [row["execution_id"] for row in await self._reads.read(WITH_MAIL, worker_id)]
 
     async def depth(self) -> tuple[int, float]:
-        """How many executions wait for an owner, and the age of the oldest in seconds."""
+        """How many executions wait for an owner in order to run, and the age of the oldest in seconds."""
         row = (await self._reads.read(DEPTH))[0]
         return int(row["depth"]), float(row["oldest"])
+
+    async def _slots(self, fetch: Fetch, worker_id: str, room: int, *, keyed: bool) -> list[asyncpg.Record]:
+        """Fill `room` from the lanes behind those of the last claim, going round once if there is nothing."""
+        taken: list[asyncpg.Record] = []
+        begun_at, round_again = self._lane, self._lane != FIRST_LANE
+        for _ in range(PASSES):
+            if len(taken) >= room:
+                break
+            answer = await fetch(CLAIM, worker_id, room - len(taken), *self._limits, keyed, *begun_at)
+            found = [row for row in answer if row["id"] is not None]
+            taken += found
+            if found and answer[0]["more"]:
+                continue
+            begun_at = answer[0]["last"] or FIRST_LANE
+            if found or (begun_at == FIRST_LANE and not round_again):
+                break
+            round_again = round_again and begun_at != FIRST_LANE
+        self._lane = begun_at
+        return taken
+
+    async def _overflow(self, fetch: Fetch, worker_id: str, room: int) -> list[asyncpg.Record]:
+        mail_ids = [clock.new_id("mail") for _ in range(OUSTED_AT_ONCE)]
+        answer = await fetch(OVERFLOW, worker_id, room, mail_ids, *self._key)
+        self._key = answer[0]["last"] or FIRST_KEY
+        return [row for row in answer if row["id"] is not None]
+
+    async def _loaded(self, rows: Sequence[asyncpg.Record]) -> list[Claim]:
+        steps = await self._steps([row["id"] for row in rows if row["has_steps"]])
+        mail = await self._mail(MAIL, [row["id"] for row in rows if row["has_mail"]])
+        return [_claim(row, steps[row["id"]], mail[row["id"]]) for row in rows]
 
     async def _steps(self, execution_ids: Sequence[str]) -> dict[str, list[StoredStep]]:
         found: dict[str, list[StoredStep]] = defaultdict(list)
@@ -107,9 +148,13 @@ class Queue:
         found: dict[str, list[Mail]] = defaultdict(list)
         if execution_ids:
             for row in await self._reads.read(query, execution_ids):
-                item = Mail(row["id"], row["kind"], decode(row["payload"]), row["user_id"])
-                found[row["execution_id"]].append(item)
+                found[row["execution_id"]].append(_mail(row))
         return found
+
+
+def _mail(row: asyncpg.Record) -> Mail:
+    payload = decode(row["payload"])
+    return Mail(row["id"], row["kind"], payload, row["user_id"], row["topic"], row["created_at"], row["taken"])
 
 
 def _claim(row: asyncpg.Record, steps: list[StoredStep], mail: list[Mail]) -> Claim:
@@ -136,6 +181,12 @@ def _claim(row: asyncpg.Record, steps: list[StoredStep], mail: list[Mail]) -> Cl
         claimed_at=row["claimed_at"],
         steps=steps,
         mail=mail,
+        may_run=row["has_slot"],
+        verdict=row["verdict"],
+        control_text=row["control"],
+        wake_at=row["wake_at"],
+        parent_id=row["parent_id"],
+        depth=row["depth"],
     )
 
 
@@ -158,4 +209,9 @@ def _stored_step(row: asyncpg.Record) -> StoredStep:
         execution_time_ms=row["execution_time_ms"],
         tokens_used=row["tokens_used"],
         cost=row["cost"],
+        awaits_text=row["awaits"],
+        reused_from=row["reused_from"],
+        iteration=row["iteration"],
+        items=row["items"],
+        edited_by=row["edited_by"],
     )

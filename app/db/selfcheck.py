@@ -63,6 +63,7 @@ SERVER_MADE_KEYS: Mapping[str, str] = {
     "step_attempts.execution_id": "the server makes it; only the recorder writes there",
     "execution_events.execution_id": "the server makes it; only the recorder writes there",
     "execution_inbox.id": "the server makes it",
+    "approvals.id": "the server makes it",
     "audit_logs.id": "the server makes it",
     "api_keys.id": "the server makes it, and looks it up before it knows the organisation",
     "refresh_tokens.id": "the server makes it, and looks it up before it knows the organisation",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from app.db.claim_sql import IS_READY
 from app.db.link import PIN_PLANS, Connect, Link
 
 PROC = Path("/proc")
@@ -24,7 +25,7 @@ UPDATE workers SET lease_until = clock_timestamp() + $2 * interval '1 second' WH
 
 NEIGHBOURS = "SELECT id, pid, incarnation FROM workers WHERE host = $1 AND id <> $2"
 
-RESCUE = """
+RESCUE = f"""
 WITH RECURSIVE dead AS (
   SELECT id FROM workers WHERE id <> $1 AND (id = ANY($2::text[]) OR ($3 AND lease_until < clock_timestamp()))
    ORDER BY id FOR UPDATE SKIP LOCKED
@@ -42,21 +43,22 @@ WITH RECURSIVE dead AS (
 ), locked AS (
   SELECT e.id FROM executions e WHERE e.owner IN (SELECT id FROM lost) ORDER BY e.id FOR NO KEY UPDATE
 ), freed AS (
-  UPDATE executions e SET owner = NULL, recoveries = e.recoveries + 1 FROM locked WHERE e.id = locked.id RETURNING e.id
+  UPDATE executions e SET owner = NULL, ready = {IS_READY}, recoveries = e.recoveries + 1
+    FROM locked WHERE e.id = locked.id RETURNING e.id
 )
-SELECT count(*) AS freed FROM freed"""
+SELECT count(*) AS freed FROM freed"""  # noqa: S608 - of constants
 """Besides the dead it looks for owners that have no lease at all: a claim may have been committed by a worker in the
 moment its row was deleted. Rows are locked in id order, as the recorder does."""
 
-RETIRE = """
+RETIRE = f"""
 WITH gone AS (
   DELETE FROM workers WHERE id = $1
 ), locked AS (
   SELECT id FROM executions WHERE owner = $1 ORDER BY id FOR NO KEY UPDATE
 ), freed AS (
-  UPDATE executions e SET owner = NULL FROM locked WHERE e.id = locked.id RETURNING e.id
+  UPDATE executions e SET owner = NULL, ready = {IS_READY} FROM locked WHERE e.id = locked.id RETURNING e.id
 )
-SELECT count(*) AS freed, (SELECT pg_notify('stepstream_work', '')) AS rung FROM freed"""
+SELECT count(*) AS freed, (SELECT pg_notify('stepstream_work', '')) AS rung FROM freed"""  # noqa: S608 - of constants
 
 
 class Workers:

@@ -1,9 +1,8 @@
 """Workflow versions for the engine, and the version a new execution uses: one round trip each."""
 
-from dataclasses import dataclass
-
 from app.db.link import PIN_PLANS, Connect, Link
 from app.domain.jsontext import JSON, decode
+from app.engine.ports import WorkflowHead
 
 DEFINITION = "SELECT definition FROM workflow_versions WHERE org_id = $1 AND workflow_id = $2 AND version = $3"
 
@@ -13,14 +12,6 @@ SELECT v.version, w.archived_at IS NOT NULL AS archived
   JOIN workflow_versions v ON v.org_id = w.org_id AND v.workflow_id = w.id
    AND v.version = coalesce(w.published_version, w.latest_version)
  WHERE w.org_id = $1 AND w.id = $2"""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkflowHead:
-    """The version that new executions use: the published one, else the newest draft."""
-
-    version: int
-    archived: bool
 
 
 class WorkflowSource:

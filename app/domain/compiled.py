@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from jsonschema_rs import Validator
 
 from app.domain.definition import RetryPolicy, RunIf, StepDefinition, WorkflowDefinition
 from app.domain.errors import Problem
 from app.domain.graph import Edge
-from app.domain.jsontext import JSON
+from app.domain.jsontext import JSON, json_text
 from app.domain.schemas import schema_problems
 from app.domain.steps import Effect, StepSpec
 from app.domain.templates import Template
@@ -18,7 +19,7 @@ from app.domain.templates import Template
 class CompiledStep:
     """One step, ready to plan. `number` is its 1-based topological position, `upstream` all its ancestors.
 
-    `timeout` is in seconds and holds for one attempt.
+    `timeout` is in seconds and holds for one attempt. `items` are those of `for_each`, `until` ends a `repeat`.
     """
 
     definition: StepDefinition
@@ -31,6 +32,9 @@ class CompiledStep:
     effect: Effect
     retry: RetryPolicy
     timeout: float
+    items: Template | None = None
+    until: Template | None = None
+    cache_key: Template | None = None
 
     @property
     def id(self) -> str:
@@ -46,6 +50,18 @@ class CompiledStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Slots:
+    """Which limits an execution shares with others; see `Concurrency` and `RateLimit`. `rate_seconds` is the span."""
+
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    on_limit: str | None = None
+    rate_key: str | None = None
+    rate_limit: int | None = None
+    rate_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledWorkflow:
     """A workflow, ready to run; `steps` are in topological order. `graph_text` is the JSON of its execution_graph."""
 
@@ -57,6 +73,35 @@ class CompiledWorkflow:
     risk_score: Template | None
     input_validator: Validator | None
     graph_text: str
+    concurrency_key: Template | None = None
+    rate_key: Template | None = None
+
+    def step(self, path: str) -> CompiledStep:
+        """The step that a path belongs to: itself, or the one whose item it is."""
+        return self.by_id[path.partition("[")[0]]
+
+    def limits(self, input_value: JSON, execution: Mapping[str, JSON]) -> Slots:
+        """The limits that an execution with this input comes under; `execution` has the `execution.*` values.
+
+        Raises StepError if a key cannot be evaluated.
+        """
+        concurrency, rate = self.definition.concurrency, self.definition.rate_limit
+
+        def lookup(name: str) -> JSON:
+            return input_value if name == "input" else execution[name.partition(".")[2]]
+
+        def key(template: Template | None, what: str) -> str:
+            named = "" if template is None else json_text(template.evaluate(lookup), what)
+            return sha256(f"{execution['workflow_id']}\x00{named}".encode()).hexdigest()[:32]
+
+        return Slots(
+            concurrency_key=None if concurrency is None else key(self.concurrency_key, "`concurrency.key`"),
+            concurrency_limit=None if concurrency is None else concurrency.limit,
+            on_limit=None if concurrency is None else concurrency.on_limit,
+            rate_key=None if rate is None else key(self.rate_key, "`rate_limit.key`"),
+            rate_limit=None if rate is None else rate.limit,
+            rate_seconds=None if rate is None else rate.per,
+        )
 
     @property
     def order(self) -> list[str]:

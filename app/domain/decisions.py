@@ -1,11 +1,13 @@
 """The decisions of the planner: a closed set of values, applied by `app.domain.evolution`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from app.domain.control import Gate, Pause, Stop
 from app.domain.errors import Failure
-from app.domain.snapshot import Slept, Stop, Succeeded
+from app.domain.jsontext import JSON
+from app.domain.snapshot import Parked, Slept, Succeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,9 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """WAITING → RUNNING: a time has come."""
+    """WAITING or PAUSED → RUNNING; the reason is a word: `due`, `signal`, `resumed` …"""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,65 +30,144 @@ class BeginStop:
 
 
 @dataclass(frozen=True, slots=True)
-class StartStep:
-    """Make an attempt with this resolved `with`; `config_text` is its JSON."""
+class Hold:
+    """No step starts from here on; with `used_up` a budget is: its name, limit, and what was used."""
 
-    step_id: str
+    pause: Pause
+    used_up: tuple[str, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnterPause:
+    """RUNNING or WAITING → PAUSED: what was under way has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartStep:
+    """Make an attempt with this resolved `with`; `config_text` is its JSON, `cache_key` that of a result to reuse."""
+
+    path: str
     config: Mapping[str, Any]
     config_text: str
+    cache_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartMap:
+    """Run the step once for each of these values."""
+
+    path: str
+    values: Sequence[JSON]
 
 
 @dataclass(frozen=True, slots=True)
 class CompleteStep:
-    step_id: str
+    """`letters` are the ids of those that ended its wait."""
+
+    path: str
+    result: Succeeded
+    letters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatStep:
+    """A round ended and another one follows after `delay` seconds."""
+
+    path: str
+    result: Succeeded
+    delay: float
+    letters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PinStep:
+    """The step does not run: its output was given."""
+
+    path: str
     result: Succeeded
 
 
 @dataclass(frozen=True, slots=True)
-class WakeStep:
-    """A delay is over: the step completes with the output it went to sleep with."""
+class EditStep:
+    """A person replaces the output of a completed step."""
 
-    step_id: str
+    path: str
+    output: JSON
+    output_text: str
+    user_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class FailStep:
-    """The step fails for good. `stops_run` is false with continue_on_error."""
+    """The step fails for good. `stops_run` is false with continue_on_error, and for items."""
 
-    step_id: str
+    path: str
     failure: Failure
     stops_run: bool
+    letters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RetryStep:
     """The attempt failed and is made again after `delay` seconds."""
 
-    step_id: str
+    path: str
     failure: Failure
     delay: float
+    letters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RecoverStep:
     """The attempt's worker was lost; the step may safely be started again at once."""
 
-    step_id: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class SuspendStep:
     """The step sleeps; it completes with `output` after `seconds`."""
 
-    step_id: str
+    path: str
     sleep: Slept
+
+
+@dataclass(frozen=True, slots=True)
+class ParkStep:
+    """The step waits for letters."""
+
+    path: str
+    parked: Parked
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGate:
+    """Before it completes, the run waits for an approval."""
+
+    gate: Gate
+
+
+@dataclass(frozen=True, slots=True)
+class PassGate:
+    """The run was approved."""
+
+    letters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseGate:
+    """The run was not approved: it fails."""
+
+    failure: Failure
+    letters: tuple[str, ...]
+    status: str
 
 
 @dataclass(frozen=True, slots=True)
 class SkipStep:
     """The step has no turn in this run; the reason is a code."""
 
-    step_id: str
+    path: str
     reason: str
 
 
@@ -92,7 +175,7 @@ class SkipStep:
 class CancelStep:
     """An attempt was aborted, or a waiting step given up, because the run is being stopped."""
 
-    step_id: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +203,25 @@ class Cancel:
 Decision: TypeAlias = (
     Begin
     | Resume
+    | Hold
+    | EnterPause
     | BeginStop
     | StartStep
+    | StartMap
     | CompleteStep
-    | WakeStep
+    | RepeatStep
+    | PinStep
+    | EditStep
     | FailStep
     | RetryStep
     | RecoverStep
     | SuspendStep
+    | ParkStep
     | SkipStep
     | CancelStep
+    | OpenGate
+    | PassGate
+    | CloseGate
     | Complete
     | Fail
     | Cancel

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from app.domain.durations import Span
+from app.domain.durations import Duration, Span
 from app.domain.expressions import is_template
 
 RunIf = Literal["default", "all_succeeded", "any_failed", "all_done"]
@@ -82,6 +82,64 @@ class RetryPolicy(Document):
     no_retry_on: tuple[str, ...] = ()
 
 
+class RepeatPolicy(Document):
+    """Run a step again until a condition on its `output` is true, at most `max` times, `interval` apart."""
+
+    until: Annotated[str | bool, BeforeValidator(_condition)]
+    max: int = Field(default=100, ge=1, le=10_000)
+    interval: Duration = 0.0
+    on_exhausted: Literal["fail", "continue"] = "fail"
+
+
+class CachePolicy(Document):
+    """Reuse an earlier result of this step for `ttl`; the key is the resolved `with` unless given."""
+
+    key: Any = None
+    ttl: Span
+
+
+class Budget(Document):
+    """What one run may use before it pauses. `max_cost` in US dollars; `max_steps` counts started attempts."""
+
+    max_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    max_duration: Span | None = None
+
+
+class Concurrency(Document):
+    """At most `limit` runs at once of this workflow, or of those with the same `key`; what happens beyond it."""
+
+    limit: int = Field(ge=1, le=100_000)
+    key: str | None = None
+    on_limit: Literal["queue", "skip", "cancel_oldest", "cancel_newest"] = "queue"
+
+
+class RateLimit(Document):
+    """At most `limit` runs begin within any span of `per`, of this workflow or of those with the same `key`."""
+
+    limit: int = Field(ge=1, le=1_000_000)
+    per: Span
+    key: str | None = None
+
+
+class Deciders(Document):
+    """Who may decide: these users or who has one of these roles; neither: everybody with the permission."""
+
+    users: tuple[str, ...] = Field(default=(), max_length=100)
+    roles: tuple[Literal["owner", "admin", "member", "viewer"], ...] = ()
+
+
+class ApprovalRule(Document):
+    """How a run is approved. Who started it does not decide on it, unless `self_approval` says so."""
+
+    deciders: Deciders = Deciders()
+    quorum: int = Field(default=1, ge=1, le=100, description="Approvals needed; one rejection rejects.")
+    deadline: Span | None = None
+    on_deadline: Literal["fail", "approve", "reject"] = "fail"
+    self_approval: bool = False
+
+
 class StepDefinition(Document):
     """One node of the graph. `needs` names steps (`qualify`) or a port of one (`route.hot`)."""
 
@@ -99,6 +157,15 @@ class StepDefinition(Document):
     continue_on_error: bool = False
     retry: RetryPolicy | None = None
     timeout: Span | None = None
+    for_each: str | tuple[Any, ...] | None = Field(
+        default=None, description="A list, by an expression: the step runs once for each `item`."
+    )
+    max_parallel: int = Field(default=10, ge=1, le=1_000, description="Items that run at once.")
+    on_item_error: Literal["fail", "continue"] = Field(
+        default="fail", description="`continue` leaves null in place of a failed item."
+    )
+    repeat: RepeatPolicy | None = None
+    cache: CachePolicy | None = None
 
     @property
     def title(self) -> str:
@@ -117,7 +184,13 @@ class WorkflowDefinition(Document):
     deliverable_type: Line | None = Field(default=None, max_length=200)
     risk_score: Annotated[str | float | None, BeforeValidator(_risk)] = None
     approval_above: float | None = Field(default=None, ge=0, le=1)
+    approval: ApprovalRule | None = Field(default=None, description="Who approves a run above `approval_above`.")
     timeout: Span | None = None
+    concurrency: Concurrency | None = None
+    rate_limit: RateLimit | None = None
+    queue_ttl: Span | None = Field(default=None, description="A run that has not begun by then fails.")
+    budget: Budget | None = None
+    on_error: str | None = Field(default=None, min_length=1, max_length=64, description="Workflow run on failure.")
     steps: tuple[StepDefinition, ...] = Field(min_length=1, max_length=500)
     output: Any = Field(default=None, description="Value with expressions; none: the output of the last steps.")
 

@@ -30,6 +30,12 @@ class ExecutionResumed(TypedDict):
     reason: str
 
 
+class ExecutionPaused(TypedDict):
+    reason: str
+    detail: str | None
+    requested_by: str | None
+
+
 class ExecutionCancelling(TypedDict):
     reason: str | None
     requested_by: str | None
@@ -93,6 +99,50 @@ class StepWaiting(TypedDict):
     wake_at: str | None
 
 
+class StepReused(TypedDict):
+    step_number: int
+    step_name: str
+    reused_from: str
+    progress: int
+
+
+class StepPinned(TypedDict):
+    step_number: int
+    step_name: str
+    progress: int
+
+
+class StepEdited(TypedDict):
+    step_number: int
+    step_name: str
+    edited_by: str | None
+
+
+class SignalReceived(TypedDict):
+    name: str
+    signal_id: str
+    sent_by: str | None
+
+
+class ApprovalRequested(TypedDict):
+    approval_id: str
+    title: str
+    deadline: str | None
+
+
+class ApprovalDecided(TypedDict):
+    approval_id: str
+    decision: Literal["approve", "reject"]
+    decided_by: str | None
+    comment: str | None
+
+
+class BudgetExceeded(TypedDict):
+    budget: str
+    limit: float
+    used: float
+
+
 class StepProgress(TypedDict):
     fraction: float
     message: str
@@ -117,6 +167,7 @@ EventData: TypeAlias = (
     | ExecutionStarted
     | ExecutionWaiting
     | ExecutionResumed
+    | ExecutionPaused
     | ExecutionCancelling
     | ExecutionCompleted
     | ExecutionFailed
@@ -126,6 +177,13 @@ EventData: TypeAlias = (
     | StepRetrying
     | StepSkipped
     | StepWaiting
+    | StepReused
+    | StepPinned
+    | StepEdited
+    | SignalReceived
+    | ApprovalRequested
+    | ApprovalDecided
+    | BudgetExceeded
     | StepProgress
     | StepLog
     | TokenDelta
@@ -212,6 +270,46 @@ class StepWaitingEvent(Envelope):
     data: StepWaiting
 
 
+class ExecutionPausedEvent(Envelope):
+    type: Literal["execution_paused"]
+    data: ExecutionPaused
+
+
+class StepReusedEvent(Envelope):
+    type: Literal["step_reused"]
+    data: StepReused
+
+
+class StepPinnedEvent(Envelope):
+    type: Literal["step_pinned"]
+    data: StepPinned
+
+
+class StepEditedEvent(Envelope):
+    type: Literal["step_edited"]
+    data: StepEdited
+
+
+class SignalReceivedEvent(Envelope):
+    type: Literal["signal_received"]
+    data: SignalReceived
+
+
+class ApprovalRequestedEvent(Envelope):
+    type: Literal["approval_requested"]
+    data: ApprovalRequested
+
+
+class ApprovalDecidedEvent(Envelope):
+    type: Literal["approval_decided"]
+    data: ApprovalDecided
+
+
+class BudgetExceededEvent(Envelope):
+    type: Literal["budget_exceeded"]
+    data: BudgetExceeded
+
+
 class StepProgressEvent(Envelope):
     type: Literal["step_progress"]
     data: StepProgress
@@ -246,6 +344,14 @@ StreamEvent: TypeAlias = Annotated[
     | StepRetryingEvent
     | StepSkippedEvent
     | StepWaitingEvent
+    | ExecutionPausedEvent
+    | StepReusedEvent
+    | StepPinnedEvent
+    | StepEditedEvent
+    | SignalReceivedEvent
+    | ApprovalRequestedEvent
+    | ApprovalDecidedEvent
+    | BudgetExceededEvent
     | StepProgressEvent
     | StepLogEvent
     | TokenDeltaEvent

@@ -1,128 +1,67 @@
 """What a decision changes: the run's state, and the record of it.
 
 `evolve` is the only code that moves an execution or a step from one state to another. It changes the snapshot in place
-and notes in `Changes` what the recorder has to write: changed steps, ended attempts, events in order.
+and notes in `Changes` what the recorder has to write. What concerns one step stands in `app.domain.step_evolution`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Literal, assert_never
+from typing import assert_never
 
 from app.domain import events
-from app.domain.compiled import CompiledStep, CompiledWorkflow
+from app.domain.changes import ApprovalChange, Changes, Ending, note
+from app.domain.compiled import CompiledWorkflow
+from app.domain.control import Stop, StopReason
 from app.domain.decisions import (
     Begin,
     BeginStop,
     Cancel,
     CancelStep,
+    CloseGate,
     Complete,
     CompleteStep,
     Decision,
+    EditStep,
+    EnterPause,
     Fail,
     FailStep,
+    Hold,
+    OpenGate,
+    ParkStep,
+    PassGate,
+    PinStep,
     RecoverStep,
+    RepeatStep,
     Resume,
     RetryStep,
     SkipStep,
+    StartMap,
     StartStep,
     SuspendStep,
-    WakeStep,
 )
 from app.domain.durations import LONGEST
 from app.domain.errors import Failure
 from app.domain.events import EventData, timestamp_text
 from app.domain.planner import next_wake
-from app.domain.snapshot import FirstFailure, Lost, Snapshot, StepState, StopReason, WaitReason
-from app.domain.states import (
-    AttemptStatus,
-    ExecutionStatus,
-    StepStatus,
-    check_step_transition,
-    check_transition,
-)
+from app.domain.snapshot import FirstFailure, Snapshot, WaitReason
+from app.domain.states import ExecutionStatus, StepStatus, check_transition
+from app.domain.step_evolution import StepEvolution, tell_approval
+from app.domain.waits import ApprovalWait
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event as recorded; see `app.domain.events` for the types and their data."""
-
-    seq: int
-    type: str
-    step_id: str | None
-    timestamp: datetime
-    progress: int
-    data: EventData
-
-
-@dataclass(frozen=True, slots=True)
-class EndedAttempt:
-    """One attempt as recorded when it ended."""
-
-    step_id: str
-    attempt: int
-    status: AttemptStatus
-    failure: Failure | None
-    started_at: datetime | None
-    completed_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How the run ended: exactly one of output and failure has a meaning, by the status."""
-
-    status: ExecutionStatus
-    output_text: str | None
-    failure: Failure | None
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one transition adds to the record, in the order it happened."""
-
-    steps: dict[str, StepState] = field(default_factory=dict)
-    attempts: list[EndedAttempt] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    starts: list[StartStep] = field(default_factory=list)
-    ending: Ending | None = None
-    began: bool = False
+GATE_SECONDS = timedelta(days=30).total_seconds()
+_FREEZING = {WaitReason.SIGNAL, WaitReason.APPROVAL, WaitReason.CHILD}
 
 
 def evolve(workflow: CompiledWorkflow, snapshot: Snapshot, decision: Decision, now: datetime, changes: Changes) -> None:
     """Apply one decision; raises IllegalTransition for one that the tables of `app.domain.states` forbid."""
-    evolution = _Evolution(workflow, snapshot, now, changes)
     match decision:
-        case Begin():
-            evolution.begin()
-        case Resume():
-            evolution.resume()
-        case BeginStop():
-            evolution.begin_stop(decision)
-        case StartStep():
-            evolution.start_step(decision)
-        case CompleteStep():
-            evolution.complete_step(decision)
-        case WakeStep():
-            evolution.wake_step(decision)
-        case FailStep():
-            evolution.fail_step(decision)
-        case RetryStep():
-            evolution.retry_step(decision)
-        case RecoverStep():
-            evolution.recover_step(decision)
-        case SuspendStep():
-            evolution.suspend_step(decision)
-        case SkipStep():
-            evolution.skip_step(decision)
-        case CancelStep():
-            evolution.cancel_step(decision)
-        case Complete():
-            evolution.complete(decision)
-        case Fail():
-            evolution.fail(decision)
-        case Cancel():
-            evolution.cancel(decision)
+        case (
+            StartStep() | StartMap() | CompleteStep() | RepeatStep() | PinStep() | EditStep() | FailStep()
+            | RetryStep() | RecoverStep() | SuspendStep() | ParkStep() | SkipStep() | CancelStep()
+        ):  # fmt: skip
+            StepEvolution(workflow, snapshot, now, changes).apply(decision)
         case _:
-            assert_never(decision)
+            _RunEvolution(workflow, snapshot, now, changes).apply(decision)
 
 
 def suspend(snapshot: Snapshot, now: datetime, changes: Changes) -> None:
@@ -130,244 +69,199 @@ def suspend(snapshot: Snapshot, now: datetime, changes: Changes) -> None:
 
     A run that was woken too early just goes on waiting.
     """
-    if snapshot.status is ExecutionStatus.WAITING:
+    if snapshot.status is not ExecutionStatus.RUNNING:
         return
-    check_transition(snapshot.status, ExecutionStatus.WAITING)
-    snapshot.status = ExecutionStatus.WAITING
-    reasons = {step.wait.value for step in snapshot.steps.values() if step.wait is not None}
+    _move(snapshot, ExecutionStatus.WAITING)
+    reasons = {state.wait.value for _, state in snapshot.unsettled() if state.wait is not None}
     wake_at = next_wake(snapshot)
     data = events.ExecutionWaiting(
-        reason="+".join(sorted(reasons)), wake_at=None if wake_at is None else timestamp_text(wake_at)
+        reason="+".join(sorted(reasons)) or "approval", wake_at=None if wake_at is None else timestamp_text(wake_at)
     )
     note(snapshot, now, changes, "execution_waiting", data)
 
 
-def note(
-    snapshot: Snapshot, now: datetime, changes: Changes, kind: str, data: EventData, step_id: str | None = None
-) -> None:
-    """Add an event with the next seq."""
-    changes.events.append(Event(snapshot.next_seq, kind, step_id, now, snapshot.progress, data))
-    snapshot.next_seq += 1
+class _RunEvolution:
+    def __init__(self, workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime, changes: Changes) -> None:
+        self._workflow = workflow
+        self._snapshot = snapshot
+        self._now = now
+        self._changes = changes
 
+    def apply(
+        self,
+        decision: Begin | Resume | Hold | EnterPause | BeginStop | OpenGate | PassGate | CloseGate
+        | Complete | Fail | Cancel,
+    ) -> None:  # fmt: skip
+        match decision:
+            case Begin():
+                self._begin()
+            case Resume():
+                self._resume(decision)
+            case Hold():
+                self._hold(decision)
+            case EnterPause():
+                self._pause()
+            case BeginStop():
+                self._begin_stop(decision.stop)
+            case OpenGate():
+                self._open_gate(decision)
+            case PassGate():
+                self._pass_gate(decision)
+            case CloseGate():
+                self._close_gate(decision)
+            case Complete():
+                self._complete(decision)
+            case Fail():
+                self._fail(decision)
+            case Cancel():
+                self._cancel(decision.stop)
+            case _:
+                assert_never(decision)
 
-@dataclass(frozen=True, slots=True)
-class _Evolution:
-    workflow: CompiledWorkflow
-    snapshot: Snapshot
-    now: datetime
-    changes: Changes
-
-    def begin(self) -> None:
-        self._move(ExecutionStatus.RUNNING)
-        definition = self.workflow.definition
-        self.snapshot.started_at = self.now
-        self.changes.began = True
+    def _begin(self) -> None:
+        _move(self._snapshot, ExecutionStatus.RUNNING)
+        definition = self._workflow.definition
+        self._snapshot.started_at = self._now
+        self._changes.began = True
         if definition.timeout is not None:
-            self.snapshot.deadline = self.now + timedelta(seconds=definition.timeout)
+            self._snapshot.deadline = self._after(definition.timeout)
         data = events.ExecutionStarted(
             deliverable_type=definition.deliverable_type,
-            total_steps=len(self.workflow.steps),
-            started_at=timestamp_text(self.now),
+            total_steps=len(self._workflow.steps),
+            started_at=timestamp_text(self._now),
         )
         self._note("execution_started", data)
+        StepEvolution(self._workflow, self._snapshot, self._now, self._changes).tell_reused()
 
-    def resume(self) -> None:
-        self._move(ExecutionStatus.RUNNING)
-        self._note("execution_resumed", events.ExecutionResumed(reason="due"))
+    def _resume(self, decision: Resume) -> None:
+        if self._snapshot.status is ExecutionStatus.PAUSED:
+            self._thaw()
+        _move(self._snapshot, ExecutionStatus.RUNNING)
+        self._note("execution_resumed", events.ExecutionResumed(reason=decision.reason))
 
-    def begin_stop(self, decision: BeginStop) -> None:
-        self.snapshot.stop = decision.stop
-        if decision.stop.reason is StopReason.CANCELLED:
-            self._move(ExecutionStatus.CANCELLING)
-            data = events.ExecutionCancelling(reason=decision.stop.detail, requested_by=decision.stop.user_id)
+    def _thaw(self) -> None:
+        """The time spent PAUSED does not count against time limits."""
+        snapshot, pause = self._snapshot, self._snapshot.control.pause
+        snapshot.control.let_go_on()
+        if pause is None:
+            return
+        lost = self._now - (pause.since or self._now)
+        snapshot.control.frozen += lost.total_seconds()
+        self._changes.thawed = True
+        if snapshot.deadline is not None:
+            snapshot.deadline += lost
+        for path, state in snapshot.unsettled():
+            if state.wait in _FREEZING and state.wake_at is not None:
+                state.wake_at += lost
+                self._changes.steps[path] = state
+                if isinstance(state.awaited, ApprovalWait):
+                    tell_approval(self._changes, ApprovalChange(state.awaited, path, "PENDING", state.wake_at))
+        gate = snapshot.control.gate
+        if gate is not None and gate.deadline is not None and not gate.approved:
+            snapshot.control.gate = gate = replace(gate, deadline=gate.deadline + lost)
+            tell_approval(self._changes, ApprovalChange(gate.approval, None, "PENDING", gate.deadline))
+
+    def _hold(self, decision: Hold) -> None:
+        self._snapshot.control.pause = decision.pause
+        if decision.used_up is not None:
+            name, limit, used = decision.used_up
+            data = events.BudgetExceeded(budget=name, limit=limit, used=used)
+            self._note("budget_exceeded", data, decision.pause.at)
+
+    def _pause(self) -> None:
+        pause = self._snapshot.control.pause
+        if pause is None:
+            raise AssertionError("paused without a reason")
+        _move(self._snapshot, ExecutionStatus.PAUSED)
+        self._snapshot.control.pause = replace(pause, since=self._now)
+        data = events.ExecutionPaused(reason=pause.reason.value, detail=pause.detail, requested_by=pause.user_id)
+        self._note("execution_paused", data, pause.at)
+
+    def _begin_stop(self, stop: Stop) -> None:
+        self._snapshot.control.stop = stop
+        if stop.reason is StopReason.CANCELLED:
+            _move(self._snapshot, ExecutionStatus.CANCELLING)
+            data = events.ExecutionCancelling(reason=stop.detail, requested_by=stop.user_id)
             self._note("execution_cancelling", data)
 
-    def start_step(self, decision: StartStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.RUNNING)
-        first = state.started_at is None
-        state.attempt += 1
-        state.input_text = decision.config_text
-        state.attempt_started_at = self.now
-        state.wait = state.wake_at = state.failure = None
-        self.changes.starts.append(decision)
-        if first:
-            state.started_at = self.now
-            data = events.StepStarted(step_number=step.number, step_name=step.definition.title, function=step.function)
-            self._note("step_started", data, step.id)
-
-    def complete_step(self, decision: CompleteStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.COMPLETED)
-        result = decision.result
-        state.output, state.output_text, state.ports = result.output, result.output_text, result.ports
-        state.usage, state.failure = result.usage, None
-        if result.agent_result is not None:
-            self.snapshot.agent_results[step.id] = result.agent_result
-        self._end_attempt(step.id, state, AttemptStatus.COMPLETED, None)
-        self._settled(step, state, "completed", None)
-
-    def wake_step(self, decision: WakeStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.COMPLETED)
-        state.wait = state.wake_at = None
-        self._end_attempt(step.id, state, AttemptStatus.COMPLETED, None)
-        self._settled(step, state, "completed", None)
-
-    def fail_step(self, decision: FailStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.FAILED)
-        state.failure = decision.failure
-        state.wait = state.wake_at = None
-        if isinstance(state.outcome, Lost):
-            self._end_attempt(step.id, state, AttemptStatus.LOST, decision.failure)
-        elif state.outcome is not None:
-            state.failures += 1
-            self._end_attempt(step.id, state, AttemptStatus.FAILED, decision.failure)
-        if decision.stops_run and self.snapshot.first_failure is None:
-            self.snapshot.first_failure = FirstFailure(step.id, decision.failure)
-        self._settled(step, state, "failed", decision.failure.message)
-
-    def retry_step(self, decision: RetryStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.WAITING)
-        state.failures += 1
-        state.failure, state.wait = decision.failure, WaitReason.RETRY
-        state.wake_at = self._after(decision.delay)
-        self._end_attempt(step.id, state, AttemptStatus.FAILED, decision.failure)
-        self._retrying(step, state, decision.delay, decision.failure.message)
-
-    def recover_step(self, decision: RecoverStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.WAITING)
-        state.wait, state.wake_at = WaitReason.RETRY, self.now
-        self._end_attempt(step.id, state, AttemptStatus.LOST, None)
-        self._retrying(step, state, 0.0, "The worker was lost during this step; it starts again")
-
-    def suspend_step(self, decision: SuspendStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.WAITING)
-        state.output, state.output_text = decision.sleep.output, decision.sleep.output_text
-        state.outcome = state.outcome_at = None
-        state.wait = WaitReason.DELAY
-        state.wake_at = self._after(decision.sleep.seconds)
-        data = events.StepWaiting(
-            step_number=step.number,
-            step_name=step.definition.title,
-            reason=WaitReason.DELAY.value,
-            wake_at=timestamp_text(state.wake_at),
+    def _open_gate(self, decision: OpenGate) -> None:
+        rule = self._workflow.definition.approval
+        seconds = GATE_SECONDS if rule is None or rule.deadline is None else rule.deadline
+        gate = replace(decision.gate, deadline=self._after(seconds))
+        self._snapshot.control.gate = gate
+        tell_approval(self._changes, ApprovalChange(gate.approval, None, "PENDING", gate.deadline))
+        data = events.ApprovalRequested(
+            approval_id=gate.approval.approval_id,
+            title=gate.approval.title,
+            deadline=None if gate.deadline is None else timestamp_text(gate.deadline),
         )
-        self._note("step_waiting", data, step.id)
+        self._note("approval_requested", data)
 
-    def skip_step(self, decision: SkipStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.SKIPPED)
-        state.skip_reason = decision.reason
-        state.completed_at = self.now
-        self._advance()
-        data = events.StepSkipped(
-            step_number=step.number,
-            step_name=step.definition.title,
-            reason=decision.reason,
-            progress=self.snapshot.progress,
-        )
-        self._note("step_skipped", data, step.id)
+    def _pass_gate(self, decision: PassGate) -> None:
+        self._settle_gate("APPROVED", decision.letters)
+        gate = self._snapshot.control.gate
+        self._snapshot.control.gate = None if gate is None else replace(gate, approved=True)
 
-    def cancel_step(self, decision: CancelStep) -> None:
-        step, state = self._step(decision.step_id, StepStatus.CANCELLED)
-        if state.wait is not WaitReason.RETRY:
-            self._end_attempt(step.id, state, AttemptStatus.CANCELLED, None)
-        state.wait = state.wake_at = None
-        state.output = state.output_text = None
-        self._settled(step, state, "cancelled", None)
+    def _close_gate(self, decision: CloseGate) -> None:
+        self._settle_gate(decision.status, decision.letters)
+        self._snapshot.control.gate = None
+        self._snapshot.first_failure = FirstFailure("", decision.failure)
 
-    def complete(self, decision: Complete) -> None:
-        self._move(ExecutionStatus.COMPLETED)
-        self.snapshot.progress = 100
-        successful = sum(1 for step in self.snapshot.steps.values() if step.status is StepStatus.COMPLETED)
+    def _settle_gate(self, status: str, letters: tuple[str, ...]) -> None:
+        gate = self._snapshot.control.gate
+        if gate is None or gate.approved:
+            return
+        tell_approval(self._changes, ApprovalChange(gate.approval, None, status, gate.deadline))
+        self._changes.used += [(letter, "") for letter in letters]
+        self._snapshot.letters = [letter for letter in self._snapshot.letters if letter.id not in letters]
+
+    def _complete(self, decision: Complete) -> None:
+        _move(self._snapshot, ExecutionStatus.COMPLETED)
+        self._snapshot.progress = 100
+        successful = sum(1 for step in self._snapshot.steps.values() if step.status is StepStatus.COMPLETED)
         data = events.ExecutionCompleted(
             status="completed",
             risk_score=decision.risk_score,
             requires_approval=decision.requires_approval,
-            total_steps=len(self.workflow.steps),
+            total_steps=len(self._workflow.steps),
             successful_steps=successful,
             progress=100,
         )
         self._end("execution_completed", data, decision.output_text, None)
 
-    def fail(self, decision: Fail) -> None:
-        self._move(ExecutionStatus.FAILED)
+    def _fail(self, decision: Fail) -> None:
+        self._settle_gate("CANCELLED", ())
+        _move(self._snapshot, ExecutionStatus.FAILED)
         failure = decision.failure
         data = events.ExecutionFailed(
-            error_message=failure.message, error_code=failure.code, progress=self.snapshot.progress
+            error_message=failure.message, error_code=failure.code, progress=self._snapshot.progress
         )
-        self._end("execution_failed", data, None, failure, decision.step_id)
+        self._end("execution_failed", data, None, failure, decision.step_id or None)
 
-    def cancel(self, decision: Cancel) -> None:
-        self._move(ExecutionStatus.CANCELLED)
-        stop = decision.stop
-        data = events.ExecutionCancelled(reason=stop.detail, requested_by=stop.user_id, progress=self.snapshot.progress)
-        failure = Failure("execution_cancelled", stop.detail or "The execution was cancelled", retryable=False)
+    def _cancel(self, stop: Stop) -> None:
+        self._settle_gate("CANCELLED", ())
+        _move(self._snapshot, ExecutionStatus.CANCELLED)
+        data = events.ExecutionCancelled(
+            reason=stop.detail, requested_by=stop.user_id, progress=self._snapshot.progress
+        )
+        code = stop.code or ("execution_terminated" if stop.forced else "execution_cancelled")
+        failure = Failure(code, stop.detail or "The execution was cancelled", retryable=False)
         self._end("execution_cancelled", data, None, failure)
 
-    def _move(self, status: ExecutionStatus) -> None:
-        check_transition(self.snapshot.status, status)
-        self.snapshot.status = status
-
-    def _step(self, step_id: str, status: StepStatus) -> tuple[CompiledStep, StepState]:
-        state = self.snapshot.steps[step_id]
-        check_step_transition(state.status, status)
-        state.status = status
-        self.changes.steps[step_id] = state
-        return self.workflow.by_id[step_id], state
-
-    def _end_attempt(self, step_id: str, state: StepState, status: AttemptStatus, failure: Failure | None) -> None:
-        ended = state.outcome_at or self.now
-        started = state.attempt_started_at
-        if started is not None:
-            ended = max(ended, started)
-            state.execution_time_ms = round((ended - started).total_seconds() * 1000, 3)
-        state.outcome = state.outcome_at = None
-        self.changes.attempts.append(EndedAttempt(step_id, state.attempt, status, failure, started, ended))
-
-    def _settled(
-        self,
-        step: CompiledStep,
-        state: StepState,
-        status: Literal["completed", "failed", "cancelled"],
-        error_message: str | None,
-    ) -> None:
-        state.completed_at = self.now
-        self._advance()
-        data = events.StepEnded(
-            step_number=step.number,
-            step_name=step.definition.title,
-            status=status,
-            execution_time_ms=state.execution_time_ms or 0.0,
-            error_message=error_message,
-            progress=self.snapshot.progress,
-        )
-        self._note(f"step_{status}", data, step.id)
-
-    def _retrying(self, step: CompiledStep, state: StepState, delay: float, message: str) -> None:
-        data = events.StepRetrying(
-            step_number=step.number,
-            step_name=step.definition.title,
-            attempt=state.attempt + 1,
-            delay_ms=round(delay * 1000),
-            error_message=message,
-        )
-        self._note("step_retrying", data, step.id)
-
-    def _advance(self) -> None:
-        reached = self.snapshot.counted * 100 // len(self.workflow.steps)
-        self.snapshot.progress = max(self.snapshot.progress, reached)
-
     def _end(
-        self,
-        kind: str,
-        data: EventData,
-        output_text: str | None,
-        failure: Failure | None,
-        step_id: str | None = None,
+        self, kind: str, data: EventData, output_text: str | None, failure: Failure | None, step_id: str | None = None
     ) -> None:
-        self.changes.ending = Ending(self.snapshot.status, output_text, failure)
+        self._snapshot.control.pause = None
+        self._changes.ending = Ending(self._snapshot.status, output_text, failure, step_id)
         self._note(kind, data, step_id)
 
     def _note(self, kind: str, data: EventData, step_id: str | None = None) -> None:
-        note(self.snapshot, self.now, self.changes, kind, data, step_id)
+        note(self._snapshot, self._now, self._changes, kind, data, step_id)
 
     def _after(self, seconds: float) -> datetime:
-        return self.now + timedelta(seconds=min(max(seconds, 0.0), LONGEST))
+        return self._now + timedelta(seconds=min(max(seconds, 0.0), LONGEST))
+
+
+def _move(snapshot: Snapshot, status: ExecutionStatus) -> None:
+    check_transition(snapshot.status, status)
+    snapshot.status = status

@@ -29,6 +29,12 @@ MAX_LOOP_DEPTH = 6
 
 EXECUTION_FIELDS = ("id", "workflow_id", "workflow_version", "org_id", "user_id", "created_at")
 STEP_FIELDS = ("output", "status", "error")
+LOCAL_NAMES = {
+    "item": "a step with `for_each`",
+    "index": "a step with `for_each` or `repeat`",
+    "output": "a step with `repeat`",
+}
+"""Names that only some steps have, and which."""
 
 Lookup: TypeAlias = Callable[[str], JSON]
 """Gives the value of a name such as `input` or `steps.qualify.output`."""
@@ -53,14 +59,17 @@ class Environment:
 
     def __init__(self, step_ids: Iterable[str]) -> None:
         self._steps = frozenset(step_ids)
-        names = ["input", *(f"execution.{field}" for field in EXECUTION_FIELDS)]
+        names = ["input", *LOCAL_NAMES, *(f"execution.{field}" for field in EXECUTION_FIELDS)]
         names += [f"steps.{step}.{field}" for step in self._steps for field in STEP_FIELDS]
         self._names = frozenset(names)
         variables = dict.fromkeys(names, cel.Type.DYN)
         self._env = cel.NewEnv(variables=variables, extensions=[extension() for extension in _EXTENSIONS])
 
-    def compile(self, source: str, upstream: frozenset[str]) -> "Expression":
-        """Compile one expression that may refer to the steps in `upstream`; raises ExpressionError."""
+    def compile(self, source: str, upstream: frozenset[str], local: frozenset[str] = frozenset()) -> "Expression":
+        """Compile one expression that may refer to the steps in `upstream` and to these of LOCAL_NAMES.
+
+        Raises ExpressionError.
+        """
         source = source.strip()
         if len(source) > MAX_EXPRESSION:
             raise ExpressionError("expression_too_long", f"An expression has at most {MAX_EXPRESSION} characters")
@@ -77,6 +86,9 @@ class Environment:
             raise ExpressionError("expression_too_deep", detail)
         names = tuple(name for name in dict.fromkeys(free_names(tree)) if name in self._names)
         for name in names:
+            if name in LOCAL_NAMES and name not in local:
+                detail = f"`{_shown(source)}` uses '{name}', which there is only in {LOCAL_NAMES[name]}"
+                raise ExpressionError("unknown_name", detail)
             step = _step_of(name)
             if step is not None and step not in upstream:
                 detail = f"`{_shown(source)}` refers to step '{step}', which is not upstream: add it to `needs`"

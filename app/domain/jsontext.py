@@ -5,6 +5,8 @@ from typing import TypeAlias
 
 import orjson
 
+from app.domain.errors import StepError
+
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -34,3 +36,11 @@ def decode(text: str | bytes) -> JSON:
     except orjson.JSONDecodeError as error:
         raise NotJson(str(error)) from error
     return value
+
+
+def json_text(value: JSON, what: str) -> str:
+    """The JSON of a value that came about in a run; raises StepError `output_not_json`, naming `what` it was."""
+    try:
+        return encode(value)
+    except NotJson as error:
+        raise StepError(f"{what} is not JSON: {error}", code="output_not_json", retryable=False) from None

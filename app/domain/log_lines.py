@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.domain.evolution import Event
+from app.domain.changes import Event
 
 Level = Literal["debug", "info", "warning", "error"]
 

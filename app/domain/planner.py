@@ -1,127 +1,93 @@
 """What to do next with a run: a pure function from facts to decisions.
 
 `plan` looks at the definition, the snapshot and the time, and answers with the decisions of the first phase that has
-any: reported outcomes, then stopping, then steps that became ready, then the end. `app.domain.evolution` applies them;
-the caller plans again until nothing is left to decide. Order within an answer is topological, so that two planners
-given the same facts decide the same.
+any. `app.domain.evolution` applies them; the caller plans again until nothing is left to decide. Two planners given the
+same facts decide the same. The phases stand in three modules: the run as a whole here, what ended or was waited for in
+`app.domain.settling`, what begins in `app.domain.starting`.
 """
 
 from collections.abc import Iterator
 from datetime import datetime
 
-from app.domain.compiled import CompiledStep, CompiledWorkflow
+from app.domain.compiled import CompiledWorkflow
+from app.domain.control import Gate, Stop, StopReason
 from app.domain.decisions import (
     Begin,
     BeginStop,
     Cancel,
     CancelStep,
+    CloseGate,
     Complete,
-    CompleteStep,
     Decision,
+    EnterPause,
     Fail,
-    FailStep,
-    RecoverStep,
+    OpenGate,
+    PassGate,
     Resume,
-    RetryStep,
     SkipStep,
-    StartStep,
-    SuspendStep,
-    WakeStep,
 )
+from app.domain.definition import ApprovalRule
 from app.domain.durations import format_duration
 from app.domain.errors import Failure, StepError, failure_of
-from app.domain.jsontext import JSON, NotJson, encode
-from app.domain.retry import decide_retry
-from app.domain.snapshot import (
-    Aborted,
-    Failed,
-    Lost,
-    Slept,
-    Snapshot,
-    StepState,
-    Stop,
-    StopReason,
-    Succeeded,
-    WaitReason,
-)
+from app.domain.jsontext import JSON, json_text
+from app.domain.settling import awakening, outcomes, wake_reason
+from app.domain.snapshot import Snapshot
+from app.domain.starting import mapping, starting
 from app.domain.states import ExecutionStatus, StepStatus
-from app.domain.steps import Effect
+from app.domain.waits import ApprovalWait, Met, Refused, expire, settle
 
-_ACCEPTS_FAILURE = frozenset({"any_failed", "all_done"})
+_S = ExecutionStatus
 
 
 def plan(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> list[Decision]:
     """The decisions that the facts call for now; an empty list means: wait for another fact, or the run has ended."""
     if snapshot.status.terminal:
         return []
-    for phase in (_opening, _outcomes, _stopping, _awakening, _starting, _ending):
+    for phase in (_opening, outcomes, _stopping, _pausing, awakening, mapping, starting, _gate, _ending):
         if decisions := list(phase(workflow, snapshot, now)):
             return decisions
     return []
 
 
 def next_wake(snapshot: Snapshot) -> datetime | None:
-    """The earliest time at which `plan` may decide something without a new fact; none while the run is stopped."""
-    if snapshot.stop is not None:
+    """The earliest time at which `plan` may decide something without a new fact; none while it is stopped or paused."""
+    if snapshot.stop is not None or snapshot.status is _S.PAUSED:
         return None
-    times = [step.wake_at for step in snapshot.steps.values() if step.wake_at is not None]
+    if snapshot.control.held:  # what is due stays as it is until somebody lets the run go on
+        return snapshot.deadline
+    times = [step.wake_at for _, step in snapshot.unsettled() if step.wake_at is not None]
     if snapshot.deadline is not None:
         times.append(snapshot.deadline)
+    gate = snapshot.control.gate
+    if gate is not None and gate.deadline is not None and not gate.approved:
+        times.append(gate.deadline)
     return min(times, default=None)
 
 
 def _opening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+    pause = snapshot.control.pause
     if snapshot.stop is not None:
         return
-    if snapshot.status is ExecutionStatus.PENDING:
-        yield Begin()
-    elif snapshot.status is ExecutionStatus.WAITING and not _timed_out(snapshot, now):
-        due = next_wake(snapshot)
-        if due is not None and due <= now:
-            yield Resume()
+    if snapshot.status is _S.PENDING:
+        if snapshot.may_run or pause is not None:
+            yield Begin()
+    elif not snapshot.may_run or (snapshot.status is _S.WAITING and (pause is not None or _timed_out(snapshot, now))):
+        return
+    elif snapshot.status is _S.PAUSED and pause is not None and pause.lifted:
+        yield Resume("resumed")
+    elif snapshot.status is _S.WAITING and (reason := _why_wake(snapshot, now)) is not None:
+        yield Resume(reason)
+
+
+def _why_wake(snapshot: Snapshot, now: datetime) -> str | None:
+    gate = snapshot.control.gate
+    if gate is not None and _gate_outcome(gate, snapshot, now) is not None:
+        return "approval"
+    return wake_reason(snapshot, now)
 
 
 def _timed_out(snapshot: Snapshot, now: datetime) -> bool:
-    return snapshot.deadline is not None and snapshot.deadline <= now
-
-
-def _outcomes(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
-    for step_id, state in snapshot.steps.items():
-        match state.outcome:
-            case None:
-                continue
-            case Succeeded():
-                yield CompleteStep(step_id, state.outcome)
-            case Slept():
-                yield SuspendStep(step_id, state.outcome)
-            case Aborted():
-                yield CancelStep(step_id)
-            case Lost():
-                yield _recovered(workflow.by_id[step_id], snapshot)
-            case Failed():
-                yield _failed(workflow.by_id[step_id], state, state.outcome, snapshot)
-
-
-def _recovered(step: CompiledStep, snapshot: Snapshot) -> Decision:
-    if snapshot.stop is not None:
-        return CancelStep(step.id)
-    if step.effect is Effect.ONCE:
-        message = "The worker was lost during this step, and whether its effect happened is unknown; it is not repeated"
-        return FailStep(step.id, Failure("outcome_unknown", message, retryable=False), _stops_run(step))
-    return RecoverStep(step.id)
-
-
-def _failed(step: CompiledStep, state: StepState, outcome: Failed, snapshot: Snapshot) -> Decision:
-    if snapshot.stop is not None:
-        return FailStep(step.id, outcome.failure, _stops_run(step))
-    decision = decide_retry(step.retry, outcome.failure, state.failures + 1, outcome.jitter)
-    if decision.delay is None:
-        return FailStep(step.id, outcome.failure, _stops_run(step))
-    return RetryStep(step.id, outcome.failure, decision.delay)
-
-
-def _stops_run(step: CompiledStep) -> bool:
-    return not step.definition.continue_on_error
+    return snapshot.deadline is not None and snapshot.deadline <= now and snapshot.status is not _S.PAUSED
 
 
 def _stopping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
@@ -137,17 +103,19 @@ def _stopping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> 
 
 def _must_announce(snapshot: Snapshot) -> bool:
     """A cancellation that cannot end the run at once is first acknowledged by an event."""
-    if snapshot.status is ExecutionStatus.RUNNING:
+    if snapshot.status is _S.RUNNING:
         return bool(snapshot.running)
-    return snapshot.status in {ExecutionStatus.WAITING, ExecutionStatus.PAUSED}
+    return snapshot.status in {_S.WAITING, _S.PAUSED}
 
 
 def _close(workflow: CompiledWorkflow, snapshot: Snapshot, stop: Stop) -> Iterator[Decision]:
-    """End a stopped run once no attempt is under way."""
-    if snapshot.running:
+    """End a stopped run once no attempt is under way, or at once if it is forced."""
+    if snapshot.running and not stop.forced:
         return
+    for path, _ in snapshot.unsettled():
+        yield CancelStep(path)
     for step_id, state in snapshot.steps.items():
-        if state.status is StepStatus.WAITING:
+        if state.items is not None and not state.status.settled:
             yield CancelStep(step_id)
         elif state.status is StepStatus.PENDING:
             yield SkipStep(step_id, f"execution_{_stop_word(stop)}")
@@ -156,12 +124,16 @@ def _close(workflow: CompiledWorkflow, snapshot: Snapshot, stop: Stop) -> Iterat
             yield Cancel(stop)
         case StopReason.TIMED_OUT:
             yield _timed_out_end(workflow, snapshot)
+        case StopReason.QUEUE_EXPIRED:
+            limit = format_duration(workflow.definition.queue_ttl or 0.0)
+            waited = f"within {limit}" if workflow.definition.queue_ttl else "in time"
+            yield Fail(Failure(stop.reason.value, f"The execution could not begin {waited}", retryable=False), None)
 
 
 def _timed_out_end(workflow: CompiledWorkflow, snapshot: Snapshot) -> Fail:
     """A run that was failing before its time was up fails with that first failure."""
     first = snapshot.first_failure
-    if first is not None and snapshot.deadline is not None:
+    if first is not None and first.step_id in snapshot.steps and snapshot.deadline is not None:
         failed_at = snapshot.steps[first.step_id].completed_at
         if failed_at is not None and failed_at < snapshot.deadline:
             return Fail(first.failure, first.step_id)
@@ -171,111 +143,89 @@ def _timed_out_end(workflow: CompiledWorkflow, snapshot: Snapshot) -> Fail:
 
 
 def _stop_word(stop: Stop) -> str:
-    return "cancelled" if stop.reason is StopReason.CANCELLED else "timed_out"
+    match stop.reason:
+        case StopReason.CANCELLED:
+            return "cancelled"
+        case StopReason.TIMED_OUT:
+            return "timed_out"
+        case StopReason.QUEUE_EXPIRED:
+            return "expired"
 
 
-def _awakening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
-    if snapshot.stop is not None:
+def _pausing(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+    if snapshot.stop is not None or not snapshot.control.held:
         return
-    for step_id, state in snapshot.steps.items():
-        if state.status is not StepStatus.WAITING or state.wake_at is None or state.wake_at > now:
-            continue
-        if state.wait is WaitReason.RETRY:
-            yield _attempt(workflow.by_id[step_id], snapshot)
-        else:
-            yield WakeStep(step_id)
+    if snapshot.status in {_S.RUNNING, _S.WAITING} and not snapshot.running:
+        yield EnterPause()
 
 
-def _starting(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
-    if snapshot.stop is not None:
+def _gate(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+    gate = snapshot.control.gate
+    if gate is None or gate.approved or snapshot.status is not _S.RUNNING or snapshot.stop or snapshot.control.held:
         return
-    failing = snapshot.first_failure is not None
-    for step in workflow.steps:
-        if snapshot.steps[step.id].status is not StepStatus.PENDING or not _needs_settled(step, snapshot):
-            continue
-        verdict = _verdict(step, snapshot, failing)
-        yield verdict
-        failing = failing or (isinstance(verdict, FailStep) and verdict.stops_run)
+    match _gate_outcome(gate, snapshot, now):
+        case Met() as met:
+            yield PassGate(met.letters)
+        case Refused() as refused:
+            status = "EXPIRED" if refused.failure.code == "approval_expired" else "REJECTED"
+            yield CloseGate(refused.failure, refused.letters, status)
 
 
-def _needs_settled(step: CompiledStep, snapshot: Snapshot) -> bool:
-    """With a step's needs all its ancestors are settled, so that what it may look at changes no more."""
-    return all(snapshot.steps[edge.parent].status.settled for edge in step.edges)
-
-
-def _verdict(step: CompiledStep, snapshot: Snapshot, failing: bool) -> Decision:
-    """What becomes of a pending step whose needs are settled: started, skipped or failed."""
-    if failing and step.run_if not in _ACCEPTS_FAILURE:
-        return SkipStep(step.id, "execution_failed")
-    if (reason := _why_not(step, snapshot)) is not None:
-        return SkipStep(step.id, reason)
-    try:
-        if step.condition is not None and not step.condition.truth(snapshot.lookup):
-            return SkipStep(step.id, "condition_false")
-    except StepError as error:
-        return FailStep(step.id, failure_of(error), _stops_run(step))
-    return _attempt(step, snapshot)
-
-
-def _why_not(step: CompiledStep, snapshot: Snapshot) -> str | None:
-    """The reason to skip a step by its `run_if`; None: it may start."""
-    parents = [(edge, snapshot.steps[edge.parent]) for edge in step.edges]
-    taken = [_taken(edge.port, state) for edge, state in parents]
-    match step.run_if:
-        case "all_done":
-            return None
-        case "any_failed":
-            failed = any(snapshot.steps[name].status is StepStatus.FAILED for name in step.upstream)
-            return None if failed else "nothing_failed"
-        case "all_succeeded":
-            succeeded = all(state.status is StepStatus.COMPLETED for _, state in parents)
-            return None if succeeded and all(taken) else "not_all_succeeded"
-        case _:
-            return None if any(taken) or not parents else "not_taken"
-
-
-def _taken(port: str | None, parent: StepState) -> bool:
-    """A settled parent's edge is taken if it completed (or failed and the run goes on) and chose the port, if any."""
-    if parent.status is StepStatus.FAILED:
-        return port is None
-    return parent.status is StepStatus.COMPLETED and (port is None or port in parent.ports)
-
-
-def _attempt(step: CompiledStep, snapshot: Snapshot) -> Decision:
-    try:
-        config = step.config.evaluate(snapshot.lookup)
-        return StartStep(step.id, config, _text(config, f"The `with` of step '{step.id}'"))
-    except StepError as error:
-        return FailStep(step.id, failure_of(error), _stops_run(step))
-
-
-def _text(value: JSON, what: str) -> str:
-    try:
-        return encode(value)
-    except NotJson as error:
-        raise StepError(f"{what} is not JSON: {error}", code="output_not_json", retryable=False) from None
+def _gate_outcome(gate: Gate, snapshot: Snapshot, now: datetime) -> Met | Refused | None:
+    if gate.approved:
+        return None
+    found = settle(gate.approval, snapshot.letters)
+    if found is None and gate.deadline is not None and gate.deadline <= now:
+        found = expire(gate.approval)
+    return found
 
 
 def _ending(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
-    if snapshot.status is not ExecutionStatus.RUNNING or any(
-        not state.status.settled for state in snapshot.steps.values()
-    ):
+    if snapshot.status is not _S.RUNNING or snapshot.stop is not None or snapshot.control.held:
+        return
+    if any(not state.status.settled for state in snapshot.steps.values()):
         return
     if snapshot.first_failure is not None:
         yield Fail(snapshot.first_failure.failure, snapshot.first_failure.step_id)
         return
+    gate = snapshot.control.gate
+    if gate is not None and not gate.approved:
+        return
     try:
-        output = _text(_output(workflow, snapshot), "The output of the execution")
+        output = json_text(_output(workflow, snapshot), "The output of the execution")
         risk = _risk_score(workflow, snapshot)
     except StepError as error:
         yield Fail(failure_of(error), None)
         return
     above = workflow.definition.approval_above
-    yield Complete(output, risk, risk is not None and above is not None and risk > above)
+    risky = risk is not None and above is not None and risk > above
+    if risky and gate is None:
+        yield OpenGate(_new_gate(workflow, snapshot, risk or 0.0))
+    else:
+        yield Complete(output, risk, risky)
+
+
+def _new_gate(workflow: CompiledWorkflow, snapshot: Snapshot, risk: float) -> Gate:
+    rule = workflow.definition.approval or ApprovalRule()
+    approval = ApprovalWait(
+        approval_id="appr_" + snapshot.execution_id.removeprefix("exec_"),
+        title=f"{workflow.definition.name}: risk {risk:g}",
+        message=f"The risk score {risk:g} is above {workflow.definition.approval_above:g}",
+        deciders=rule.deciders,
+        quorum=rule.quorum,
+        self_approval=rule.self_approval,
+        on_deadline=rule.on_deadline,
+    )
+    return Gate(approval, None)
 
 
 def _output(workflow: CompiledWorkflow, snapshot: Snapshot) -> JSON:
-    """The `output` of the definition; without one, that of the last steps: alone if one completed, else by step id."""
+    """The `output` of the definition; without one, that of the last steps: alone if one completed, else by step id.
+
+    Of a step that was run alone it is that step's.
+    """
+    if snapshot.control.only is not None:
+        return snapshot.steps[snapshot.control.only].output
     if workflow.output is not None:
         value: JSON = workflow.output.evaluate(snapshot.lookup)
         return value
@@ -290,7 +240,7 @@ def _output(workflow: CompiledWorkflow, snapshot: Snapshot) -> JSON:
 
 
 def _risk_score(workflow: CompiledWorkflow, snapshot: Snapshot) -> float | None:
-    if workflow.risk_score is None:
+    if workflow.risk_score is None or snapshot.control.only is not None:
         return None
     value = workflow.risk_score.evaluate(snapshot.lookup)
     if value is None:

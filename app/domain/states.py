@@ -53,7 +53,7 @@ SETTLED = frozenset({_S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED})
 LEGAL: Mapping[ExecutionStatus, frozenset[ExecutionStatus]] = {
     _E.PENDING: frozenset({_E.RUNNING, _E.CANCELLED, _E.FAILED}),
     _E.RUNNING: frozenset({_E.WAITING, _E.PAUSED, _E.CANCELLING, _E.COMPLETED, _E.FAILED, _E.CANCELLED}),
-    _E.WAITING: frozenset({_E.RUNNING, _E.CANCELLING, _E.FAILED}),
+    _E.WAITING: frozenset({_E.RUNNING, _E.PAUSED, _E.CANCELLING, _E.FAILED}),
     _E.PAUSED: frozenset({_E.RUNNING, _E.CANCELLING, _E.FAILED}),
     _E.CANCELLING: frozenset({_E.CANCELLED, _E.FAILED}),
     _E.COMPLETED: frozenset(),
@@ -62,9 +62,9 @@ LEGAL: Mapping[ExecutionStatus, frozenset[ExecutionStatus]] = {
 }
 
 LEGAL_STEP: Mapping[StepStatus, frozenset[StepStatus]] = {
-    _S.PENDING: frozenset({_S.RUNNING, _S.SKIPPED, _S.FAILED}),
+    _S.PENDING: frozenset({_S.RUNNING, _S.COMPLETED, _S.SKIPPED, _S.FAILED}),
     _S.RUNNING: frozenset({_S.WAITING, _S.COMPLETED, _S.FAILED, _S.CANCELLED}),
-    _S.WAITING: frozenset({_S.RUNNING, _S.COMPLETED, _S.FAILED, _S.CANCELLED}),
+    _S.WAITING: frozenset({_S.RUNNING, _S.WAITING, _S.COMPLETED, _S.FAILED, _S.CANCELLED}),
     _S.COMPLETED: frozenset(),
     _S.FAILED: frozenset(),
     _S.SKIPPED: frozenset(),

@@ -23,7 +23,7 @@ class StepSpec:
 
     `config_schema` and `output_schema` are JSON Schemas of `with` and of the output. `timeout` is in seconds.
     `ports_from` names the key of `with` whose object keys, and the
-    value of `default_port_from`, are ports too (a switch's cases and default).
+    value of `default_port_from`, are ports (a switch's cases and default); `fixed_ports` are those of every instance.
     """
 
     type: str
@@ -40,6 +40,7 @@ class StepSpec:
     default_port_from: str | None = None
     function_from: str | None = None
     safe_when: tuple[str, frozenset[str]] | None = None
+    fixed_ports: tuple[str, ...] = ()
 
     def effect_of(self, config: Mapping[str, Any]) -> Effect:
         """The effect of an instance with this `with`."""
@@ -51,7 +52,7 @@ class StepSpec:
 
     def ports(self, config: Mapping[str, Any]) -> frozenset[str]:
         """The named ports of an instance with this `with`."""
-        named: set[str] = set()
+        named: set[str] = set(self.fixed_ports)
         cases = config.get(self.ports_from) if self.ports_from else None
         if isinstance(cases, Mapping):
             named.update(str(name) for name in cases)

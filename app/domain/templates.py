@@ -77,6 +77,7 @@ class TemplateCompiler:
     environment: Environment
     upstream: frozenset[str]
     problems: list[Problem]
+    local: frozenset[str] = frozenset()
 
     def template(self, value: Any, pointer: str) -> Template:
         """Any value, with every expression in it."""
@@ -110,7 +111,7 @@ class TemplateCompiler:
                 if literal:
                     parts.append(literal)
                 if source is not None:
-                    parts.append(self.environment.compile(source, self.upstream))
+                    parts.append(self.environment.compile(source, self.upstream, self.local))
         except ExpressionError as error:
             self.problems.append(Problem(error.code, str(error), pointer))
             return None

@@ -5,7 +5,7 @@ A problem in one part does not hide those of another.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from jsonschema_rs import Validator
@@ -97,10 +97,20 @@ class _Check:
             for name in ("output", "risk_score")
         )
         validator = self._input_schema(document.get("input"))
+        before = TemplateCompiler(environment, frozenset(), self.problems)
+        concurrency, rate = (
+            self._limit_key(document.get(name), before, name) for name in ("concurrency", "rate_limit")
+        )
         if self.problems or definition is None:
             return Checked(None, self.problems)
         ready = tuple(step for step in (compiled[step_id] for step_id in order) if step is not None)
-        return Checked(_workflow(definition, ready, output, risk, validator), [])
+        workflow = _workflow(definition, ready, output, risk, validator)
+        return Checked(replace(workflow, concurrency_key=concurrency, rate_key=rate), [])
+
+    def _limit_key(self, limit: object, compiler: TemplateCompiler, name: str) -> Template | None:
+        """The key of a limit, which looks at the input and the execution only."""
+        key = limit.get("key") if isinstance(limit, dict) else None
+        return compiler.template(key, f"/{name}/key") if isinstance(key, str) else None
 
     def _shape(self, document: dict[str, Any]) -> WorkflowDefinition | None:
         try:
@@ -167,7 +177,7 @@ class _Check:
         spec = self.catalog.spec(by_id[parent].type) if parent in by_id else None
         if port is None or spec is None:
             return None
-        ports = spec.ports(by_id[parent].config)
+        ports = frozenset[str]() if by_id[parent].for_each is not None else spec.ports(by_id[parent].config)
         if port in ports:
             return None
         named = ", ".join(sorted(ports)) or "none"
@@ -185,7 +195,8 @@ class _Check:
                         self._problem("graph_cycle", detail, f"/steps/{index}/needs/{position}")
 
     def _step(self, step: StepDefinition, at: str, number: int, compiler: TemplateCompiler) -> CompiledStep | None:
-        config = compiler.template(step.config, f"{at}/with")
+        inner = replace(compiler, local=_local_names(step))
+        config = inner.template(step.config, f"{at}/with")
         condition = None if step.condition is None else compiler.condition(step.condition, f"{at}/if")
         if step.run_if == "any_failed" and not step.needs:
             detail = "`run_if: any_failed` looks at the steps before this one, but `needs` is empty"
@@ -195,7 +206,11 @@ class _Check:
             self._problem("unknown_step_type", f"There is no step type '{step.type}'", f"{at}/type")
             return None
         self._config(step, spec, f"{at}/with")
+        if step.for_each is not None and step.repeat is not None:
+            detail = "`for_each` and `repeat` do not go together: repeat a sub-workflow, or loop in one"
+            self._problem("invalid_value", detail, f"{at}/repeat")
         effect = spec.effect_of(step.config)
+        cache_key = None if step.cache is None or step.cache.key is None else step.cache.key
         return CompiledStep(
             definition=step,
             spec=spec,
@@ -207,6 +222,9 @@ class _Check:
             effect=effect,
             retry=step.retry or _default_retry(spec, effect),
             timeout=spec.timeout if step.timeout is None else step.timeout,
+            items=None if step.for_each is None else compiler.template(step.for_each, f"{at}/for_each"),
+            until=None if step.repeat is None else inner.condition(step.repeat.until, f"{at}/repeat/until"),
+            cache_key=None if cache_key is None else inner.template(cache_key, f"{at}/cache/key"),
         )
 
     def _config(self, step: StepDefinition, spec: StepSpec, at: str) -> None:
@@ -269,6 +287,12 @@ def _contains_template(value: Any) -> bool:
     if isinstance(value, list):
         return any(_contains_template(item) for item in value)
     return is_template(value)
+
+
+def _local_names(step: StepDefinition) -> frozenset[str]:
+    if step.for_each is not None:
+        return frozenset({"item", "index"})
+    return frozenset({"output", "index"}) if step.repeat is not None else frozenset()
 
 
 def _default_retry(spec: StepSpec, effect: Effect) -> RetryPolicy:

@@ -3,27 +3,41 @@
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import structlog
 
 from app import clock
 from app.domain import events
 from app.domain.compiled import CompiledStep
 from app.domain.durations import LONGEST
-from app.domain.errors import Failure, clean_text, failure_of
+from app.domain.errors import Failure, StepError, Unavailable, clean_text, failure_of
 from app.domain.events import EventData
 from app.domain.jsontext import JSON, NotJson, decode, encode
-from app.domain.snapshot import Aborted, Failed, Outcome, Slept, Succeeded
+from app.domain.snapshot import Aborted, Failed, Outcome, Parked, Slept, Succeeded
 from app.domain.steps import Done, Sleep
+from app.domain.waits import Await
+from app.engine.children import ChildRequest
+from app.engine.ports import CachedResult, ResultCache
 from app.engine.step_types import StepType
 
 DELTA_SECONDS = 0.1
 ARGUMENTS_LIMIT = 16_384
 """Characters of a tool call's arguments that an event holds; more is shown cut, as text."""
 
+TRACE_LIMIT = 8_000
+"""Characters of a stack trace that are kept."""
+
+log = structlog.get_logger("engine")
+
 Say = Callable[[str, str, EventData], None]
-"""Adds an event: step id, type, data."""
+"""Adds an event: step id or item path, type, data."""
+
+StartChild = Callable[[ChildRequest], Awaitable[str]]
+"""Starts an execution for the step; its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,7 @@ class AttemptContext:
         idempotency_key: str,
         rules: OutputRules,
         say: Say,
+        start_child: StartChild,
     ) -> None:
         self.execution_id = execution_id
         self.org_id = org_id
@@ -85,12 +100,19 @@ class AttemptContext:
         self.cancelled = False
         self._rules = rules
         self._say = say
+        self._start_child = start_child
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._text: list[str] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_progress = 0.0
         self._closed = False
+
+    def new_id(self, kind: str) -> str:
+        return clock.new_id(kind)
+
+    async def start_execution(self, workflow_id: str, value: JSON, *, waits: bool) -> str:
+        return await self._start_child(ChildRequest(workflow_id, value, waits))
 
     def log(self, message: str, level: str = "info") -> None:
         known = level if level in {"debug", "info", "warning", "error"} else "info"
@@ -149,6 +171,25 @@ def idempotency_key(root_id: str, path: str, config_text: str) -> str:
     return hashlib.sha256(f"{root_id}\x00{path}\x00{config_text}".encode()).hexdigest()[:40]
 
 
+async def run_cached(
+    cache: ResultCache, key: str, step: CompiledStep, context: AttemptContext, run: Callable[[], Awaitable[Outcome]]
+) -> Outcome:
+    """An earlier result under this key, else that of a new attempt, which is kept. The cache never fails a step."""
+    try:
+        if (kept := await cache.get(context.org_id, key)) is not None:
+            return Succeeded(decode(kept.output_text), kept.output_text, kept.ports, note="cached")
+    except Unavailable as error:
+        log.warning("cache_unavailable", execution_id=context.execution_id, reason=error.detail)
+    outcome = await run()
+    if isinstance(outcome, Succeeded) and step.definition.cache is not None:
+        try:
+            result = CachedResult(outcome.output_text, outcome.ports)
+            await cache.put(context.org_id, key, result, step.definition.cache.ttl)
+        except Unavailable as error:
+            log.warning("cache_unavailable", execution_id=context.execution_id, reason=error.detail)
+    return outcome
+
+
 async def run_attempt(
     step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
 ) -> Outcome:
@@ -174,8 +215,10 @@ async def run_attempt(
         return _failed(Failure("output_not_json", message, retryable=False), rules)
     except OutputTooLarge as error:
         return _failed(Failure("output_too_large", f"Step '{step.id}': {error}", retryable=False), rules)
-    except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is that step's failure
+    except StepError as error:
         return _failed(failure_of(error), rules)
+    except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is that step's failure
+        return _failed(failure_of(error), rules, _trace(error))
     finally:
         context.close()
 
@@ -186,7 +229,9 @@ def timed_out(step: CompiledStep) -> Failed:
     return Failed(Failure("step_timeout", message), clock.jitter())
 
 
-def _outcome(result: Done | Sleep, rules: OutputRules) -> Outcome:
+def _outcome(result: Done | Sleep | Await, rules: OutputRules) -> Outcome:
+    if isinstance(result, Await):
+        return Parked(result.awaited, None if result.seconds is None else _seconds(result.seconds))
     text = rules.text(result.output)
     output = decode(text)
     match result:
@@ -197,9 +242,15 @@ def _outcome(result: Done | Sleep, rules: OutputRules) -> Outcome:
             return Succeeded(output, text, result.ports, result.usage, agent)
 
 
-def _failed(failure: Failure, rules: OutputRules) -> Failed:
+def _failed(failure: Failure, rules: OutputRules, trace: str | None = None) -> Failed:
     retry_after = None if failure.retry_after is None else _seconds(failure.retry_after)
-    return Failed(Failure(failure.code, rules.message(failure.message), failure.retryable, retry_after), clock.jitter())
+    told = Failure(failure.code, rules.message(failure.message), failure.retryable, retry_after)
+    return Failed(told, clock.jitter(), None if trace is None else clean_text(rules.scrub(trace), TRACE_LIMIT))
+
+
+def _trace(error: BaseException) -> str:
+    """The stack of an unexpected error, its end if it is long: that is where it was raised."""
+    return "".join(traceback.format_exception(error))[-TRACE_LIMIT:]
 
 
 def _seconds(wish: float) -> float:

@@ -8,29 +8,35 @@ If the lease is lost the driver stops without writing anything: the next owner g
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
 
 from app import clock
-from app.domain.compiled import CompiledStep, CompiledWorkflow
+from app.domain.changes import Changes, note
+from app.domain.compiled import CompiledWorkflow
+from app.domain.control import StopReason, control_json
 from app.domain.decisions import StartStep
 from app.domain.errors import Failure, Unavailable, failure_of
 from app.domain.events import EventData, StepLog
-from app.domain.evolution import Changes, evolve, note, suspend
+from app.domain.evolution import evolve, suspend
+from app.domain.intake import take_in
+from app.domain.jsontext import encode
+from app.domain.mail import Mail
 from app.domain.planner import next_wake, plan
-from app.domain.snapshot import Aborted, Failed, Outcome, Snapshot, StopReason, Succeeded
+from app.domain.snapshot import Aborted, Failed, Outcome, Snapshot, Succeeded
 from app.domain.states import ExecutionStatus
 from app.domain.steps import Effect
-from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, timed_out
+from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, run_cached, timed_out
+from app.engine.children import Children, ChildRequest
 from app.engine.failsafe import Position, give_up
-from app.engine.ports import Claim, LeaseLost, Mail, Recorded, Recorder, Rejected
-from app.engine.restore import restore, stop_requested
+from app.engine.ports import Claim, LeaseLost, Recorded, Recorder, Rejected, ResultCache
+from app.engine.restore import restore
 from app.engine.run_log import tell
 from app.engine.step_types import StepType
-from app.engine.transition import Fence, build_transition
+from app.engine.transition import Fence, Release, build_transition
 
 HOLD_SECONDS = 1.0
 """A wait up to this long is sat out in memory; a longer one is recorded as WAITING and gives up the lease."""
@@ -39,6 +45,8 @@ LEAVE_SECONDS = 2.0
 """How long a driver that leaves waits for its cancelled attempts."""
 SAID_LIMIT = 2_000
 """What a run may say between two commits; what is said beyond is counted, not kept."""
+MERGED_STEPS = 500
+"""Steps and items that one transition changes: what is decided beyond waits for the next one."""
 OUTCOME_BYTES = 8 << 20
 """Outcomes of one transition: more of them wait for the next one, so that a statement stays of a size to send."""
 
@@ -66,6 +74,8 @@ class DriverPorts:
     step_type: Callable[[str], StepType]
     read_mail: Callable[[str], Awaitable[Sequence[Mail]]]
     lease_trusted: Callable[[str], Awaitable[bool]]
+    children: Children
+    cache: ResultCache
     rules: OutputRules
     cancel_grace: float
 
@@ -102,6 +112,7 @@ class Driver:
         self._unsaid: Counter[str] = Counter()
         self._unread: list[Mail] = list(claim.mail)
         self._has_mail = False
+        self._control_text = claim.control_text
         self._fact = asyncio.Event()
 
     async def run(self) -> None:
@@ -133,7 +144,7 @@ class Driver:
         """Take in every fact that has arrived and decide until nothing is left to decide."""
         self._fact.clear()
         changes = Changes()
-        read_mail = await self._take_mail()
+        read_mail = await self._take_mail(changes)
         self._take_said(changes)
         self._take_outcomes()
         launched, now = 0, self._clock.now()
@@ -141,10 +152,14 @@ class Driver:
             for decision in decisions:
                 evolve(self._workflow, self._snapshot, decision, now, changes)
             launched, now = await self._run_pure(changes, launched), self._clock.now()
+            if len(changes.steps) >= MERGED_STEPS and not self._snapshot.status.terminal:
+                self._fact.set()
+                return changes, read_mail
         self._sleep_if_idle(changes)
         return changes, read_mail
 
-    async def _take_mail(self) -> list[str]:
+    async def _take_mail(self, changes: Changes) -> list[str]:
+        """Take in the mail that has come; ids of what was new."""
         if self._has_mail:
             self._has_mail = False
             try:
@@ -152,24 +167,23 @@ class Driver:
             except Unavailable as error:
                 log.warning("mail_waits", execution_id=self._claim.id, reason=error.detail)  # the postman rings again
         mail, self._unread = self._unread, []
-        if self._snapshot.stop is None and not self._snapshot.status.terminal:
-            self._snapshot.stop = stop_requested(mail)
-        return [item.id for item in mail]
+        take_in(self._workflow, self._snapshot, mail, self._clock.now(), changes)
+        return [item.id for item in mail if not item.taken]
 
     def _take_said(self, changes: Changes) -> None:
         said, self._said = self._said, []
-        for step_id, kind, data in said:
-            note(self._snapshot, self._clock.now(), changes, kind, data, step_id)
+        for path, kind, data in said:
+            note(self._snapshot, self._clock.now(), changes, kind, data, path)
         unsaid, self._unsaid = self._unsaid, Counter()
-        for step_id, count in unsaid.items():
+        for path, count in unsaid.items():
             known = StepLog(level="warning", message=f"{count} further messages came too fast and were not kept")
-            note(self._snapshot, self._clock.now(), changes, "step_log", known, step_id)
+            note(self._snapshot, self._clock.now(), changes, "step_log", known, path)
 
     def _take_outcomes(self) -> None:
         size = 0
         while self._outcomes and size < OUTCOME_BYTES:
-            step_id, outcome, at = self._outcomes.popleft()
-            self._snapshot.steps[step_id].report(outcome, at)
+            path, outcome, at = self._outcomes.popleft()
+            self._snapshot.report(path, outcome, at)
             size += len(outcome.output_text) if isinstance(outcome, Succeeded) else 0
         if self._outcomes:
             self._fact.set()
@@ -177,25 +191,29 @@ class Driver:
     async def _run_pure(self, changes: Changes, done: int) -> int:
         """Run the pure steps among the new starts right away: repeating them after a crash changes nothing."""
         for start in changes.starts[done:]:
-            if self._workflow.by_id[start.step_id].effect is Effect.PURE:
+            if self._workflow.step(start.path).effect is Effect.PURE:
                 outcome = await self._attempt(start)
-                self._snapshot.steps[start.step_id].report(outcome, self._clock.now())
+                self._snapshot.report(start.path, outcome, self._clock.now())
                 self._take_said(changes)
         return len(changes.starts)
 
     def _sleep_if_idle(self, changes: Changes) -> None:
         snapshot = self._snapshot
-        if snapshot.status.terminal or snapshot.running or snapshot.stop is not None:
+        if snapshot.status.terminal or snapshot.running or snapshot.stop is not None or not snapshot.may_run:
             return
         wake_at = next_wake(snapshot)
-        if wake_at is not None and wake_at - self._clock.now() > timedelta(seconds=HOLD_SECONDS):
+        if wake_at is None or wake_at - self._clock.now() > timedelta(seconds=HOLD_SECONDS):
             suspend(snapshot, self._clock.now(), changes)
 
     @property
     def sleep_seconds(self) -> float | None:
-        """After `run`: how long until a sleeping execution wants to wake, None if it does not sleep."""
-        wake_at = next_wake(self._snapshot) if self._asleep else None
-        return None if wake_at is None else max((wake_at - self._clock.now()).total_seconds(), 0.0)
+        """After `run`: how long until a sleeping execution wants to wake, None if it does not sleep for a time."""
+        if not self._asleep:
+            return None
+        release = self._release()
+        if release.ready or release.wake_at is None:
+            return 0.0 if release.ready else None
+        return max((release.wake_at - self._clock.now()).total_seconds(), 0.0)
 
     @property
     def has_mail(self) -> bool:
@@ -204,11 +222,24 @@ class Driver:
 
     @property
     def _asleep(self) -> bool:
-        return self._snapshot.status is ExecutionStatus.WAITING
+        if self._snapshot.status.terminal:
+            return False
+        return self._snapshot.status in {ExecutionStatus.WAITING, ExecutionStatus.PAUSED} or not self._snapshot.may_run
+
+    def _release(self) -> Release:
+        """How a sleeping execution goes back to the queue. Without a slot it may have found something to do."""
+        snapshot, now = self._snapshot, self._clock.now()
+        if snapshot.status is ExecutionStatus.PENDING:
+            start_at = self._claim.wake_at
+            return Release(start_at, ready=start_at is None or start_at <= now)
+        wishes = not snapshot.may_run and bool(plan(self._workflow, replace(snapshot, may_run=True), now))
+        return Release(next_wake(snapshot), ready=wishes)
 
     async def _record(self, changes: Changes, read_mail: list[str]) -> bool:
         """Write the transition, if there is anything to write; False if the execution is no longer ours."""
-        if not (changes.events or changes.steps or read_mail or self._asleep):
+        control_text = encode(control_json(self._snapshot.control))
+        controlled = control_text != self._control_text
+        if not (changes.events or changes.steps or changes.used or read_mail or controlled or self._asleep):
             return True
         transition = build_transition(
             self._fence,
@@ -217,13 +248,15 @@ class Driver:
             self._snapshot,
             changes,
             now=self._clock.now(),
-            wake_at=next_wake(self._snapshot) if self._asleep else None,
+            release=self._release() if self._asleep else None,
             read_mail=read_mail,
-            audit_id=clock.new_id("audit") if changes.ending is not None else None,
+            control_text=control_text if controlled else None,
+            new_id=clock.new_id,
         )
         match await self._ports.recorder.record(transition):
             case Recorded():
                 self._recorded = Position.of(transition)
+                self._control_text = control_text
                 tell(self._workflow, transition, self._snapshot.started_at)
                 return True
             case LeaseLost():
@@ -239,12 +272,12 @@ class Driver:
 
     async def _launch(self, starts: Sequence[StartStep]) -> bool:
         """Start the attempts whose start is now durable; False if the lease is lost."""
-        effectful = [start for start in starts if self._workflow.by_id[start.step_id].effect is not Effect.PURE]
+        effectful = [start for start in starts if self._workflow.step(start.path).effect is not Effect.PURE]
         if not effectful:
             return True
         if self._snapshot.stop is not None:
             for start in effectful:
-                self._report(start.step_id, Aborted())
+                self._report(start.path, Aborted())
             return True
         if not await self._ports.lease_trusted(self._claim.owner):
             return False
@@ -253,51 +286,60 @@ class Driver:
         return True
 
     def _spawn(self, start: StartStep) -> None:
-        step, context = self._workflow.by_id[start.step_id], self._context(start)
-        task = asyncio.create_task(self._attempt(start, context), name=f"{self._claim.id}/{step.id}")
+        step, context = self._workflow.step(start.path), self._context(start)
+        task = asyncio.create_task(self._attempt(start, context), name=f"{self._claim.id}/{start.path}")
         patience = step.timeout + self._ports.cancel_grace
-        overdue = asyncio.get_running_loop().call_later(patience, self._overrun, step, task)
-        self._attempts[step.id] = RunningAttempt(task, context, overdue)
-        task.add_done_callback(partial(self._ended, step.id))
+        overdue = asyncio.get_running_loop().call_later(patience, self._overrun, start.path, task)
+        self._attempts[start.path] = RunningAttempt(task, context, overdue)
+        task.add_done_callback(partial(self._ended, start.path))
 
     def _context(self, start: StartStep) -> AttemptContext:
+        state = self._snapshot.state(start.path)
+        turn = f"{state.iteration}.{state.failures}"
         return AttemptContext(
             execution_id=self._claim.id,
             org_id=self._claim.org_id,
-            step_id=start.step_id,
-            attempt=self._snapshot.steps[start.step_id].attempt,
-            idempotency_key=idempotency_key(self._claim.root_id, start.step_id, start.config_text),
+            step_id=start.path,
+            attempt=state.attempt,
+            idempotency_key=idempotency_key(self._claim.root_id, start.path, start.config_text),
             rules=self._ports.rules,
             say=self._say,
+            start_child=partial(self._start_child, start.path, turn),
         )
 
+    async def _start_child(self, path: str, turn: str, request: ChildRequest) -> str:
+        return await self._ports.children.start(self._claim, path, turn, request)
+
     async def _attempt(self, start: StartStep, context: AttemptContext | None = None) -> Outcome:
-        step = self._workflow.by_id[start.step_id]
+        step, told = self._workflow.step(start.path), context or self._context(start)
         step_type = self._ports.step_type(step.definition.type)
-        return await run_attempt(step, step_type, context or self._context(start), start.config, self._ports.rules)
+        run = partial(run_attempt, step, step_type, told, start.config, self._ports.rules)
+        if start.cache_key is None:
+            return await run()
+        return await run_cached(self._ports.cache, start.cache_key, step, told, run)
 
-    def _say(self, step_id: str, kind: str, data: EventData) -> None:
+    def _say(self, path: str, kind: str, data: EventData) -> None:
         if len(self._said) < SAID_LIMIT:
-            self._said.append((step_id, kind, data))
+            self._said.append((path, kind, data))
         else:
-            self._unsaid[step_id] += 1
+            self._unsaid[path] += 1
         self._fact.set()
 
-    def _report(self, step_id: str, outcome: Outcome) -> None:
-        self._outcomes.append((step_id, outcome, self._clock.now()))
+    def _report(self, path: str, outcome: Outcome) -> None:
+        self._outcomes.append((path, outcome, self._clock.now()))
         self._fact.set()
 
-    def _ended(self, step_id: str, task: "asyncio.Task[Outcome]") -> None:
-        running = self._attempts.get(step_id)
+    def _ended(self, path: str, task: "asyncio.Task[Outcome]") -> None:
+        running = self._attempts.get(path)
         if running is None or running.task is not task:
             return
-        del self._attempts[step_id]
+        del self._attempts[path]
         running.overdue.cancel()
         if task.cancelled():
             error: BaseException | None = asyncio.CancelledError("the step cancelled itself")
         else:
             error = task.exception()
-        self._report(step_id, task.result() if error is None else Failed(failure_of(error)))
+        self._report(path, task.result() if error is None else Failed(failure_of(error)))
 
     def _abort_if_stopping(self) -> None:
         """Cancel what runs; what has not ended after the grace is given up."""
@@ -305,25 +347,25 @@ class Driver:
             return
         loop = asyncio.get_running_loop()
         grace = 0.0 if self._snapshot.stop.reason is StopReason.TIMED_OUT else self._ports.cancel_grace
-        for step_id, running in self._attempts.items():
+        for path, running in self._attempts.items():
             if not running.context.cancelled:
                 running.context.cancelled = True
                 running.task.cancel()
                 running.overdue.cancel()
-                running.overdue = loop.call_later(grace, self._force, step_id, running.task, Aborted())
+                running.overdue = loop.call_later(grace, self._force, path, running.task, Aborted())
 
-    def _overrun(self, step: CompiledStep, task: "asyncio.Task[Outcome]") -> None:
-        self._force(step.id, task, timed_out(step))
+    def _overrun(self, path: str, task: "asyncio.Task[Outcome]") -> None:
+        self._force(path, task, timed_out(self._workflow.step(path)))
 
-    def _force(self, step_id: str, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
+    def _force(self, path: str, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
         """Go on without an attempt that does not end; what it says or returns later is not heard."""
-        running = self._attempts.get(step_id)
+        running = self._attempts.get(path)
         if running is not None and running.task is task:
             running.context.cancelled = True
             running.context.close()
-            del self._attempts[step_id]
+            del self._attempts[path]
             task.cancel()
-            self._report(step_id, outcome)
+            self._report(path, outcome)
 
     async def _next_fact(self) -> None:
         """Sleep until something happens or the next time is due."""

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from app import clock
 from app.domain import events
+from app.domain.changes import Ending, Event
 from app.domain.errors import Failure
-from app.domain.evolution import Ending, Event
 from app.domain.states import ExecutionStatus
 from app.engine.ports import Recorder, RecordResult
 from app.engine.transition import Fence, Transition
@@ -57,6 +57,6 @@ async def give_up(
             steps=(),
             attempts=(),
             events=(Event(recorded.next_seq, "execution_failed", None, now, recorded.progress, data),),
-            read_mail=(),
+            mail=(),
         )
     )

@@ -5,7 +5,7 @@ just accepted here, woke from a wait, were accepted elsewhere, or were handed ba
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,10 +14,19 @@ import structlog
 from app import clock
 from app.domain.errors import Failure, Problems, Unavailable
 from app.engine.attempt import OutputRules
+from app.engine.children import Children
 from app.engine.definitions import Definitions
 from app.engine.driver import Driver, DriverPorts
 from app.engine.leases import Leases
-from app.engine.ports import Claim, Doorbell, ExecutionQueue, Recorder, WorkerRegistry
+from app.engine.ports import (
+    Claim,
+    DefinitionSource,
+    Doorbell,
+    ExecutionQueue,
+    Recorder,
+    ResultCache,
+    WorkerRegistry,
+)
 from app.engine.rescuer import Rescuer
 from app.engine.service import Service
 from app.engine.step_types import StepType
@@ -56,6 +65,8 @@ class Orchestrator:
         registry: WorkerRegistry,
         recorder: Recorder,
         definitions: Definitions,
+        source: DefinitionSource,
+        cache: ResultCache,
         step_type: Callable[[str], StepType],
         doorbell: Doorbell,
         settings: EngineSettings,
@@ -67,12 +78,15 @@ class Orchestrator:
         self._drivers: dict[str, Driver] = {}
         self._draining = False
         self._released_at = float("-inf")
+        self._called = True
         self._leases = Leases(registry, settings.lease_ttl, self._abandon)
         self._ports = DriverPorts(
             recorder=recorder,
             step_type=step_type,
             read_mail=queue.mail,
             lease_trusted=self._leases.until_trusted,
+            children=Children(source, definitions, recorder, self.nudge),
+            cache=cache,
             rules=settings.output_rules,
             cancel_grace=settings.cancel_grace,
         )
@@ -123,13 +137,19 @@ class Orchestrator:
 
     async def _claim(self) -> None:
         await self._release_strays()
+        if self._called:
+            self._called = False
+            await self._claim_while_there_are(self._queue.claim_called)
+        await self._claim_while_there_are(self._queue.claim)
+
+    async def _claim_while_there_are(self, claim: Callable[[str, int], Awaitable[list[Claim]]]) -> None:
         while not self._draining and self._leases.trusted:
             room = min(self._settings.max_running - len(self._tasks), CLAIM_BATCH)
             if room <= 0:
                 return
-            claims = await self._queue.claim(self._leases.worker_id, room)
-            for claim in claims:
-                self._begin(claim)
+            claims = await claim(self._leases.worker_id, room)
+            for claimed in claims:
+                self._begin(claimed)
             if len(claims) < room:
                 return
 
@@ -148,6 +168,7 @@ class Orchestrator:
         if clock.monotonic() - self._released_at < self._settings.scan_interval or not self._leases.trusted:
             return
         self._released_at = clock.monotonic()
+        self._called = True  # a ring may have been missed
         if released := await self._queue.release(self._leases.worker_id, list(self._tasks)):
             log.warning("strays_released", count=released)
 
@@ -182,8 +203,9 @@ class Orchestrator:
         driver = self._drivers.pop(execution_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("execution_abandoned", execution_id=execution_id, error=repr(error))
-        if len(self._tasks) + 1 >= self._settings.max_running or (driver is not None and driver.has_mail):
-            self.nudge()
+        if driver is not None and driver.has_mail:
+            self._called = True
+        self.nudge()  # a slot may be free now
         sleep = None if driver is None else driver.sleep_seconds
         if sleep is not None and sleep <= TIMED_WAKE_SECONDS:
             asyncio.get_running_loop().call_later(sleep + LATER_SECONDS, self.nudge)
@@ -194,6 +216,7 @@ class Orchestrator:
             if driver is not None:
                 driver.ring()
         if not execution_ids or any(execution_id not in self._drivers for execution_id in execution_ids):
+            self._called = True
             self.nudge()
             self._postman.wake()
 

@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, TypeAlias
 
-from app.domain.evolution import Event
+from app.domain.changes import Event
 from app.domain.jsontext import JSON
+from app.domain.mail import Mail
 from app.engine.transition import Transition
 
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An execution to be accepted. `idempotency_key` and `fingerprint` come together or not at all."""
+    """An execution to be accepted. `idempotency_key` and `fingerprint` come together or not at all.
+
+    The steps with the paths `carried` are copied from `carried_from` as reused. `root_id` None: it is its own root.
+    `parent_path` is the step that waits for it. `start_at` and `queue_ttl` (seconds after that) bound its beginning.
+    """
 
     id: str
     org_id: str
@@ -29,6 +34,23 @@ class NewExecution:
     audit_id: str
     idempotency_key: str | None = None
     fingerprint: str = ""
+    root_id: str | None = None
+    retry_of: str | None = None
+    forked_from: str | None = None
+    carried_from: str | None = None
+    carried: Sequence[str] = ()
+    parent_id: str | None = None
+    parent_path: str | None = None
+    depth: int = 0
+    control_text: str = "{}"
+    start_at: datetime | None = None
+    queue_ttl: float | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    on_limit: str | None = None
+    rate_key: str | None = None
+    rate_limit: int | None = None
+    rate_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +97,6 @@ class Recorder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
-    """Something that reached an execution from outside."""
-
-    id: str
-    kind: str
-    payload: JSON
-    user_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class StoredStep:
     """A step as last recorded; texts are JSON."""
 
@@ -105,11 +117,20 @@ class StoredStep:
     execution_time_ms: float | None
     tokens_used: int
     cost: float
+    awaits_text: str | None = None
+    reused_from: str | None = None
+    iteration: int = 0
+    items: int | None = None
+    edited_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An execution that is now ours, as last recorded. `claimed_at` is the database's time of the claim."""
+    """An execution that is now ours, as last recorded. `claimed_at` is the database's time of the claim.
+
+    With `may_run` it holds a slot; without, it was claimed only to take its mail in, or for the `verdict` of a limit:
+    `queue_expired`, `concurrency_skipped` or `concurrency_cancelled`.
+    """
 
     id: str
     org_id: str
@@ -133,13 +154,22 @@ class Claim:
     claimed_at: datetime
     steps: Sequence[StoredStep] = ()
     mail: Sequence[Mail] = ()
+    may_run: bool = True
+    verdict: str | None = None
+    control_text: str = "{}"
+    wake_at: datetime | None = None
+    parent_id: str | None = None
+    depth: int = 0
 
 
 class ExecutionQueue(Protocol):
     """Executions that wait for an owner."""
 
     async def claim(self, worker_id: str, limit: int) -> list[Claim]:
-        """Take up to `limit` claimable executions; each claim raises the lease epoch."""
+        """Take up to `limit` executions that are ready and have a slot; each claim raises the lease epoch."""
+
+    async def claim_called(self, worker_id: str, limit: int) -> list[Claim]:
+        """Take up to `limit` sleeping or queued executions that have unread mail, without a slot to run."""
 
     async def release(self, worker_id: str, keep: Sequence[str]) -> int:
         """Hand back what this worker owns, all but `keep`; returns how many executions."""
@@ -170,11 +200,40 @@ class WorkerRegistry(Protocol):
         """Give back everything this worker owns, and its lease."""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkflowHead:
+    """The version that new executions use: the published one, else the newest draft."""
+
+    version: int
+    archived: bool
+
+
 class DefinitionSource(Protocol):
     """Stored workflow versions."""
 
+    async def head(self, org_id: str, workflow_id: str) -> WorkflowHead | None:
+        """None if the organisation has no such workflow."""
+
     async def definition(self, org_id: str, workflow_id: str, version: int) -> JSON:
         """The document of a version, None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedResult:
+    """An earlier result of a step; `output_text` is its JSON."""
+
+    output_text: str
+    ports: frozenset[str]
+
+
+class ResultCache(Protocol):
+    """Results that may be used again. Losing it costs time only."""
+
+    async def get(self, org_id: str, key: str) -> CachedResult | None:
+        """None if there is none, or none that is young enough."""
+
+    async def put(self, org_id: str, key: str, result: CachedResult, ttl: float) -> None:
+        """Keep a result for `ttl` seconds."""
 
 
 class EventBus(Protocol):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from app.domain.errors import Problem
 from app.domain.jsontext import JSON
 from app.domain.steps import Done, Sleep, StepSpec
+from app.domain.waits import Await
 
 
 class StepContext(Protocol):
@@ -31,6 +32,16 @@ class StepContext(Protocol):
     @property
     def cancelled(self) -> bool:
         """True once the run is being stopped; long loops in threads look at it."""
+
+    def new_id(self, kind: str) -> str:
+        """A new id of this kind, such as `appr`."""
+
+    async def start_execution(self, workflow_id: str, value: JSON, *, waits: bool) -> str:
+        """Start an execution of another workflow and give its id: the same one if the attempt is made again by another
+        worker. With `waits` its end reaches this step as a letter.
+
+        Raises StepError if it cannot start.
+        """
 
     def log(self, message: str, level: str = "info") -> None:
         """A `step_log` event; level is debug, info, warning or error."""
@@ -63,5 +74,5 @@ class StepType(Protocol):
         Asked before each start; it does not make the definition itself wrong.
         """
 
-    async def run(self, context: StepContext, config: Mapping[str, Any]) -> Done | Sleep:
+    async def run(self, context: StepContext, config: Mapping[str, Any]) -> Done | Sleep | Await:
         """One attempt with the resolved `with`. Fails by raising StepError (any other exception is `step_error`)."""

@@ -1,18 +1,22 @@
 """One transition: everything that one commit says about one execution, ready to be written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import orjson
 
+from app.domain.changes import ApprovalChange, Changes, EndedAttempt, Ending, Event
 from app.domain.compiled import CompiledWorkflow
+from app.domain.control import StopReason
 from app.domain.events import ExecutionQueued
-from app.domain.evolution import Changes, Ending, Event
-from app.domain.jsontext import encode
-from app.domain.snapshot import Snapshot, StepState, StopReason
+from app.domain.fingerprint import fingerprint
+from app.domain.jsontext import JSON, encode
+from app.domain.mail import MailKind
+from app.domain.snapshot import Snapshot, StepState
 from app.domain.states import ExecutionStatus
 from app.domain.steps import Usage
+from app.domain.waits import wait_json
 
 NOTHING_USED = Usage()
 EVENT_BYTES = 300
@@ -43,6 +47,11 @@ class StepRow:
     execution_time_ms: float | None
     tokens_used: int
     cost: float
+    awaits_text: str | None = None
+    reused_from: str | None = None
+    iteration: int = 0
+    items: int | None = None
+    edited_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +65,60 @@ class AttemptRow:
     error_code: str | None
     started_at: datetime | None
     completed_at: datetime
+    trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MailMark:
+    """Mail that is taken note of; a letter also by the path that used it (empty: the gate of the run)."""
+
+    mail_id: str
+    used_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow:
+    """An approval as it is to be stored; texts are JSON."""
+
+    id: str
+    path: str | None
+    status: str
+    title: str
+    message: str | None
+    form_text: str | None
+    deciders_text: str
+    quorum: int
+    deadline_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMail:
+    """Mail to another execution; `payload_text` is JSON."""
+
+    id: str
+    execution_id: str
+    kind: str
+    payload_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureHandler:
+    """The execution of another workflow that a failure starts; ids are of its row and its audit row."""
+
+    id: str
+    audit_id: str
+    workflow_id: str
+    input_text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
     """The fence (owner, epoch, write_no), the execution's new values, and the rows that go with them.
 
-    None in `started_at`, `deadline_at`, `tokens_used`, `cost`, `graph_text` and `agent_results_text` leaves the stored
-    value; `releases` gives up ownership. `audit_id` is the id of the closing audit row, there
-    exactly when `ending` is.
+    None in `started_at`, `deadline_at`, `tokens_used`, `cost`, `graph_text`, `agent_results_text` and `control_text`
+    leaves the stored value. `releases` gives up ownership; `ready`, that the execution then wants to go on at once.
+    `audit_id` is the id of the closing audit row, there exactly when `ending` is; `fingerprint` tells failures of one
+    kind.
     """
 
     execution_id: str
@@ -92,7 +146,13 @@ class Transition:
     steps: Sequence[StepRow]
     attempts: Sequence[AttemptRow]
     events: Sequence[Event]
-    read_mail: Sequence[str]
+    mail: Sequence[MailMark]
+    ready: bool = False
+    control_text: str | None = None
+    fingerprint: str | None = None
+    approvals: Sequence[ApprovalRow] = ()
+    outgoing: Sequence[OutgoingMail] = ()
+    handler: FailureHandler | None = None
 
     def bytes(self) -> int:
         """About how much there is to send."""
@@ -110,6 +170,14 @@ class Fence:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Giving up ownership until `wake_at` (None: until mail comes), or at once with `ready`."""
+
+    wake_at: datetime | None
+    ready: bool = False
+
+
 def build_transition(
     fence: Fence,
     write_no: int,
@@ -118,14 +186,17 @@ def build_transition(
     changes: Changes,
     *,
     now: datetime,
-    wake_at: datetime | None,
+    release: Release | None,
     read_mail: Sequence[str],
-    audit_id: str | None,
+    control_text: str | None,
+    new_id: Callable[[str], str],
 ) -> Transition:
-    """Freeze what changed into rows; the snapshot may go on changing. With `wake_at` ownership is given up."""
-    reason, message = _status_words(snapshot, changes.ending)
-    spent = changes.ending is not None or any(step.usage != NOTHING_USED for step in changes.steps.values())
-    agents_changed = any(step_id in snapshot.agent_results for step_id in changes.steps)
+    """Freeze what changed into rows; the snapshot may go on changing."""
+    ending = changes.ending
+    reason, message = _status_words(snapshot, ending)
+    spent = ending is not None or any(step.usage != NOTHING_USED for step in changes.steps.values())
+    agents_changed = any(path in snapshot.agent_results for path in changes.steps)
+    failed = ending is not None and ending.status is ExecutionStatus.FAILED
     return Transition(
         execution_id=fence.execution_id,
         org_id=fence.org_id,
@@ -139,31 +210,26 @@ def build_transition(
         next_seq=snapshot.next_seq,
         recorded_at=now,
         started_at=snapshot.started_at if changes.began else None,
-        deadline_at=snapshot.deadline if changes.began else None,
-        wake_at=wake_at,
+        deadline_at=snapshot.deadline if changes.began or changes.thawed else None,
+        wake_at=None if release is None else release.wake_at,
         tokens_used=sum(step.usage.tokens for step in snapshot.steps.values()) if spent else None,
         cost=sum(step.usage.cost for step in snapshot.steps.values()) if spent else None,
         graph_text=workflow.graph_text if changes.began else None,
         agent_results_text=encode(snapshot.agent_results) if agents_changed else None,
         settles_step=any(step.status.settled for step in changes.steps.values()),
-        releases=wake_at is not None or changes.ending is not None,
-        ending=changes.ending,
-        audit_id=audit_id,
-        steps=[_step_row(workflow, step_id, state) for step_id, state in changes.steps.items()],
-        attempts=[
-            AttemptRow(
-                path=attempt.step_id,
-                attempt=attempt.attempt,
-                status=attempt.status.value,
-                error=attempt.failure.message if attempt.failure else None,
-                error_code=attempt.failure.code if attempt.failure else None,
-                started_at=attempt.started_at,
-                completed_at=attempt.completed_at,
-            )
-            for attempt in changes.attempts
-        ],
+        releases=release is not None or ending is not None,
+        ready=release is not None and release.ready,
+        ending=ending,
+        audit_id=None if ending is None else new_id("audit"),
+        control_text=control_text,
+        fingerprint=_fingerprint(snapshot, ending) if failed else None,
+        steps=[_step_row(workflow, path, state) for path, state in changes.steps.items()],
+        attempts=[_attempt_row(attempt) for attempt in changes.attempts],
         events=tuple(changes.events),
-        read_mail=tuple(read_mail),
+        mail=[*(MailMark(mail_id) for mail_id in read_mail), *(MailMark(*used) for used in changes.used)],
+        approvals=[_approval_row(change, str(snapshot.context["user_id"])) for change in changes.approvals],
+        outgoing=[_cancel_child(child, new_id) for child in changes.orphans],
+        handler=_handler(workflow, snapshot, ending, new_id) if failed else None,
     )
 
 
@@ -179,20 +245,25 @@ def event_data_text(event: Event) -> str:
 
 def _status_words(snapshot: Snapshot, ending: Ending | None) -> tuple[str | None, str | None]:
     """Why the execution is in its status: a code and a sentence."""
-    if ending is not None and ending.failure is not None:
-        return ending.failure.code, ending.failure.message
+    if ending is not None:
+        return (None, None) if ending.failure is None else (ending.failure.code, ending.failure.message)
+    pause = snapshot.control.pause
     if snapshot.stop is not None and snapshot.stop.reason is StopReason.CANCELLED:
         return "cancel_requested", snapshot.stop.detail or "Running steps are being cancelled"
+    if pause is not None:
+        if snapshot.status is ExecutionStatus.PAUSED:
+            return pause.reason.value, pause.detail
+        return "pause_requested", pause.detail or "The run pauses when the steps under way have ended"
     if snapshot.status is ExecutionStatus.WAITING:
-        waiting = next(step for step in snapshot.steps.values() if step.wake_at is not None)
-        return f"waiting_for_{waiting.wait}", "Nothing runs until the time in wake_at"
+        waits = [state.wait for _, state in snapshot.unsettled() if state.wait is not None]
+        return f"waiting_for_{waits[0] if waits else 'approval'}", None
     return None, None
 
 
-def _step_row(workflow: CompiledWorkflow, step_id: str, state: StepState) -> StepRow:
-    step = workflow.by_id[step_id]
+def _step_row(workflow: CompiledWorkflow, path: str, state: StepState) -> StepRow:
+    step = workflow.step(path)
     return StepRow(
-        path=step_id,
+        path=path,
         number=step.number,
         name=step.definition.title,
         type=step.definition.type,
@@ -204,7 +275,7 @@ def _step_row(workflow: CompiledWorkflow, step_id: str, state: StepState) -> Ste
         ports=",".join(sorted(state.ports)),
         error=state.failure.message if state.failure else None,
         error_code=state.failure.code if state.failure else None,
-        reason=state.skip_reason or (state.wait.value if state.wait else None),
+        reason=state.wait.value if state.wait else state.reason,
         wake_at=state.wake_at,
         started_at=state.started_at,
         attempt_started_at=state.attempt_started_at,
@@ -212,4 +283,71 @@ def _step_row(workflow: CompiledWorkflow, step_id: str, state: StepState) -> Ste
         execution_time_ms=state.execution_time_ms,
         tokens_used=state.usage.tokens,
         cost=state.usage.cost,
+        awaits_text=None if state.awaited is None else encode(wait_json(state.awaited)),
+        reused_from=state.reused_from,
+        iteration=state.iteration,
+        items=state.items,
+        edited_by=state.edited_by,
     )
+
+
+def _attempt_row(attempt: EndedAttempt) -> AttemptRow:
+    return AttemptRow(
+        path=attempt.path,
+        attempt=attempt.attempt,
+        status=attempt.status.value,
+        error=attempt.failure.message if attempt.failure else None,
+        error_code=attempt.failure.code if attempt.failure else None,
+        started_at=attempt.started_at,
+        completed_at=attempt.completed_at,
+        trace=attempt.trace,
+    )
+
+
+def _approval_row(change: ApprovalChange, requested_by: str) -> ApprovalRow:
+    approval = change.approval
+    deciders = approval.deciders.model_dump(mode="json")
+    return ApprovalRow(
+        id=approval.approval_id,
+        path=change.path,
+        status=change.status,
+        title=approval.title,
+        message=approval.message,
+        form_text=None if approval.form is None else encode(approval.form),
+        deciders_text=encode(deciders | {"self_approval": approval.self_approval, "requested_by": requested_by}),
+        quorum=approval.quorum,
+        deadline_at=change.deadline,
+    )
+
+
+def _cancel_child(child: str, new_id: Callable[[str], str]) -> OutgoingMail:
+    reason = encode({"reason": "The execution that started it does not wait for it any more"})
+    return OutgoingMail(new_id("mail"), child, MailKind.CANCEL.value, reason)
+
+
+def _fingerprint(snapshot: Snapshot, ending: Ending | None) -> str | None:
+    if ending is None or ending.failure is None:
+        return None
+    workflow_id = str(snapshot.context["workflow_id"])
+    return fingerprint(workflow_id, ending.step_id, ending.failure.code, ending.failure.message)
+
+
+def _handler(
+    workflow: CompiledWorkflow, snapshot: Snapshot, ending: Ending | None, new_id: Callable[[str], str]
+) -> FailureHandler | None:
+    """A failure of the workflow that handles its own failures starts nothing: it could go on for ever."""
+    workflow_id = workflow.definition.on_error
+    if workflow_id is None or ending is None or ending.failure is None:
+        return None
+    if workflow_id == snapshot.context["workflow_id"]:
+        return None
+    told: JSON = {
+        "execution_id": snapshot.execution_id,
+        "workflow_id": snapshot.context["workflow_id"],
+        "workflow_name": workflow.definition.name,
+        "step_id": ending.step_id,
+        "error": ending.failure.message,
+        "error_code": ending.failure.code,
+        "input": snapshot.input,
+    }
+    return FailureHandler(new_id("exec"), new_id("audit"), workflow_id, encode(told))

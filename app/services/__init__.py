@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from app.auth.authenticator import Authenticator
 from app.auth.tickets import StreamTickets
 from app.services.api_keys import ApiKeys
+from app.services.approvals import Approvals
 from app.services.audit import Audit
+from app.services.bulk import Bulk
+from app.services.control import Control
 from app.services.executions import Executions
 from app.services.health import Health
 from app.services.identity import Identity
+from app.services.insight import Insight
+from app.services.lineage import Lineages
 from app.services.streams import Streams
 from app.services.workflows import Workflows
 
@@ -24,5 +29,10 @@ class Services:
     audit: Audit
     workflows: Workflows
     executions: Executions
+    control: Control
+    lineages: Lineages
+    bulk: Bulk
+    approvals: Approvals
+    insight: Insight
     streams: Streams
     health: Health

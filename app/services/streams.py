@@ -6,8 +6,8 @@ from contextlib import aclosing
 
 from app.db.queries import executions as queries
 from app.db.tenancy import Tenancy
+from app.domain.changes import Event
 from app.domain.errors import NotFound
-from app.domain.evolution import Event
 from app.domain.states import ExecutionStatus
 from app.engine.ports import EventLog
 from app.streaming.hub import Hub

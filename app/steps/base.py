@@ -11,6 +11,7 @@ from app.domain.errors import Problem, StepError
 from app.domain.expressions import escape, is_template
 from app.domain.jsontext import JSON, encode
 from app.domain.steps import Done, Sleep, StepSpec
+from app.domain.waits import Await
 from app.engine.step_types import StepContext
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -41,7 +42,7 @@ class TypedStep(ABC, Generic[ConfigT]):
         """Most types need nothing from their surroundings."""
         return []
 
-    async def run(self, context: StepContext, config: Mapping[str, Any]) -> Done | Sleep:
+    async def run(self, context: StepContext, config: Mapping[str, Any]) -> Done | Sleep | Await:
         try:
             typed = self.config_model.model_validate(config)
         except ValidationError as error:
@@ -50,18 +51,18 @@ class TypedStep(ABC, Generic[ConfigT]):
         return await self.perform(context, typed)
 
     @abstractmethod
-    async def perform(self, context: StepContext, config: ConfigT) -> Done | Sleep:
+    async def perform(self, context: StepContext, config: ConfigT) -> Done | Sleep | Await:
         """One attempt with valid settings."""
 
 
 class PureStep(TypedStep[ConfigT]):
     """A step type that only computes: its outcome follows from its settings."""
 
-    async def perform(self, context: StepContext, config: ConfigT) -> Done | Sleep:  # noqa: ARG002
+    async def perform(self, context: StepContext, config: ConfigT) -> Done | Sleep | Await:  # noqa: ARG002
         return self.outcome(config)
 
     @abstractmethod
-    def outcome(self, config: ConfigT) -> Done | Sleep:
+    def outcome(self, config: ConfigT) -> Done | Sleep | Await:
         """What these settings come to; raises StepError."""
 
 

@@ -187,6 +187,12 @@ class ThreadContext:
     def cancelled(self) -> bool:
         return self._context.cancelled
 
+    def new_id(self, kind: str) -> str:
+        return self._context.new_id(kind)
+
+    async def start_execution(self, workflow_id: str, value: JSON, *, waits: bool) -> str:
+        return await self._context.start_execution(workflow_id, value, waits=waits)
+
     def log(self, message: str, level: str = "info") -> None:
         self._say(self._context.log, message, level)
 

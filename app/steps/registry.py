@@ -13,7 +13,9 @@ from app.steps.flow import DelayStep, EndStep, FailStep, StartStep, SwitchStep
 from app.steps.function import FunctionCatalogue, FunctionStep
 from app.steps.http_request import HttpRequestStep
 from app.steps.outbound import Outbound, Resolver, system_resolver
+from app.steps.subworkflow import WorkflowRunStep
 from app.steps.values import LogStep, SetStep
+from app.steps.waiting import ApprovalStep, WaitForSignalStep
 
 
 class StepRegistry(Mapping[str, StepType]):
@@ -79,6 +81,9 @@ def default_registry(
         DelayStep(),
         LogStep(),
         FailStep(),
+        WaitForSignalStep(),
+        ApprovalStep(),
+        WorkflowRunStep(),
         function,
         HttpRequestStep(outbound, settings.max_output),
         agent,

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from app.domain.evolution import Event
+from app.domain.changes import Event
 
 QUEUE_LIMIT = 256
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from app.domain.evolution import Event
+from app.domain.changes import Event
 
 
 async def paced(

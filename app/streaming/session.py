@@ -8,8 +8,8 @@ reconnecting subscriber misses nothing.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from app.domain.changes import Event
 from app.domain.events import TERMINAL_TYPES
-from app.domain.evolution import Event
 from app.engine.ports import EventLog
 from app.streaming.hub import Hub, Subscription
 

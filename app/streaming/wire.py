@@ -4,8 +4,8 @@ from typing import Any
 
 import orjson
 
+from app.domain.changes import Event
 from app.domain.events import timestamp_text
-from app.domain.evolution import Event
 
 
 def envelope(execution_id: str, event: Event) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from app.api.openapi import Operation, operations
 from app.api.v1.examples import EXAMPLES
 from app.auth.permissions import ROLE_PERMISSIONS, Role
+from tests.api.control_calls import add_approval
 from tests.api.live import Live
 from tests.api.test_executions import HELLO, save
 
@@ -20,6 +21,12 @@ SAMPLE_BODIES: dict[str, Any] = {
     "validateWorkflow": HELLO,
     "createApiKey": {"name": "key"},
     "createStreamTicket": {"execution_id": "{execution_id}"},
+    "signalExecution": {"name": "go"},
+    "setExecutionBreakpoints": {"steps": []},
+    "setExecutionStepOutput": {"output": 1},
+    "setExecutionBudget": {"max_cost": 1},
+    "controlExecutions": {"action": "cancel", "filter": {"ids": ["{execution_id}"]}},
+    "decideApproval": {"decision": "reject"},
 }
 
 
@@ -35,25 +42,36 @@ def parameters(route: Operation) -> set[str]:
 
 async def call(client: httpx.AsyncClient, route: Operation, ids: dict[str, str]) -> httpx.Response:
     """A well-formed request to a route, with these ids wherever it takes one."""
-    body = SAMPLE_BODIES.get(route.operation_id or "", {})
-    filled = {key: value.format(**ids) if isinstance(value, str) else value for key, value in body.items()}
+    filled = fill(SAMPLE_BODIES.get(route.operation_id or "", {}), ids)
     headers = {"If-Match": "*"} if route.method in {"PUT", "DELETE"} else {}
-    sends_body = route.method in {"POST", "PUT"}
+    sends_body = route.method in {"POST", "PUT", "PATCH"}
     path = route.path.format(**ids)
     return await client.request(route.method, path, json=filled if sends_body else None, headers=headers)
 
 
+def fill(body: Any, ids: dict[str, str]) -> Any:
+    if isinstance(body, dict):
+        return {key: fill(value, ids) for key, value in body.items()}
+    if isinstance(body, list):
+        return [fill(value, ids) for value in body]
+    return body.format(**ids) if isinstance(body, str) else body
+
+
 @pytest.fixture
-async def belongings(client) -> dict[str, str]:
+async def belongings(client, live) -> dict[str, str]:
     """One of everything an organisation can own, by the name its id has in paths and bodies."""
     workflow_id = await save(client)
     started = await client.post("/api/v1/executions", json={"workflow_id": workflow_id}, headers={"Prefer": "wait=20"})
     key = await client.post("/api/v1/api-keys", json={"name": "mine"})
+    approval_id = await add_approval(live.database, started.json())
     return {
         "workflow_id": workflow_id,
         "execution_id": started.json()["id"],
         "step_id": "greet",
         "key_id": key.json()["id"],
+        "approval_id": approval_id,
+        "other": started.json()["id"],
+        "fingerprint": "5d3f6f0a6c1e4b7d9a2c8e15",
         "number": "1",
         "step_type": "log",
     }
@@ -87,14 +105,14 @@ async def test_every_route_refuses_a_role_without_its_permission_and_audits_it(l
 async def test_no_route_shows_or_takes_another_organisations_things(live, other_client, client, belongings):
     """Theirs answers exactly as one that does not exist; nothing of it appears anywhere."""
     nothing = {name: f"{value[:4]}_nothing" for name, value in belongings.items()} | {"number": "1", "step_type": "log"}
-    owned = {"workflow_id", "execution_id", "key_id"}
+    owned = {"workflow_id", "execution_id", "key_id", "approval_id"}
     for route in api_routes(live):
         theirs = await call(other_client, route, belongings)
         random = await call(other_client, route, nothing)
         if parameters(route) & owned or route.operation_id in {"startExecution", "createStreamTicket"}:
             assert theirs.status_code == 404, f"{route.method} {route.path}: {theirs.status_code} {theirs.text}"
             assert comparable(theirs) == comparable(random), route.path
-        for value in (belongings["workflow_id"], belongings["execution_id"], belongings["key_id"]):
+        for value in (belongings[name] for name in sorted(owned)):
             shown = {key: part for key, part in theirs.json().items() if key != "instance"} if theirs.content else {}
             assert value not in str(shown), f"{route.path} shows {value}"
     record = await client.get(f"/api/v1/workflows/{belongings['workflow_id']}")

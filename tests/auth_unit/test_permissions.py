@@ -34,6 +34,7 @@ def test_the_permission_names_are_the_contract() -> None:
         "api_keys.manage",
         "payloads.read",
         "metrics.read",
+        "traces.read",
     }
 
 

@@ -70,6 +70,16 @@ def rows_of(org: str) -> Mapping[str, Mapping[str, object]]:
             "data": "{}",
         },
         "execution_inbox": {"org_id": org, "id": f"inbox_{org}", "execution_id": execution, "kind": "cancel"},
+        "approvals": {
+            "org_id": org,
+            "id": f"appr_{org}",
+            "execution_id": execution,
+            "status": "PENDING",
+            "title": "A",
+            "deciders": "{}",
+            "quorum": 1,
+        },
+        "result_cache": {"org_id": org, "key": "key", "output": "1", "ports": "", "expires_at": now},
         "idempotency_keys": {"org_id": org, "key": "key", "fingerprint": "f", "execution_id": execution},
     }
 

@@ -12,7 +12,7 @@ ALLOWED = {
     API: {
         "SELECT": """
             organizations memberships workflows workflow_versions executions execution_steps step_attempts
-            execution_events execution_inbox audit_logs
+            execution_events execution_inbox approvals audit_logs
             users.id users.email users.name users.token_version users.disabled users.created_at
             api_keys.id api_keys.org_id api_keys.user_id api_keys.name api_keys.scopes api_keys.expires_at
             api_keys.revoked_at api_keys.last_used_at api_keys.created_at""",
@@ -26,13 +26,15 @@ ALLOWED = {
     ENGINE: {
         "SELECT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
-            workflows workflow_versions refresh_tokens stream_tickets""",
+            workflows workflow_versions refresh_tokens stream_tickets approvals result_cache""",
         "INSERT": """
-            executions execution_steps step_attempts execution_events idempotency_keys workers audit_logs""",
+            executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
+            audit_logs approvals result_cache""",
         "UPDATE": """
-            executions execution_steps workers execution_inbox.applied_at workflows.execution_count
+            executions execution_steps workers approvals result_cache execution_inbox.applied_at
+            execution_inbox.consumed_by workflows.execution_count
             workflows.success_count workflows.failure_count workflows.cancelled_count workflows.last_executed_at""",
-        "DELETE": "execution_inbox idempotency_keys workers stream_tickets refresh_tokens",
+        "DELETE": "execution_inbox result_cache idempotency_keys workers stream_tickets refresh_tokens",
         "TRUNCATE": "",
     },
     AUTH: {

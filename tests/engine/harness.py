@@ -14,6 +14,7 @@ from app.db.event_log import PostgresEventLog
 from app.db.link import Connect
 from app.db.queue import Queue
 from app.db.recorder import GroupRecorder
+from app.db.result_cache import PostgresResultCache
 from app.db.tenancy import Tenancy
 from app.db.urls import API, ENGINE
 from app.db.workers import Workers
@@ -137,6 +138,41 @@ class Engine:
     async def cancel(self, execution_id: str, reason: str = "stop", *, ring: bool = True) -> None:
         await cancel(self.database, execution_id, reason, ring=ring)
 
+    async def send(
+        self, execution_id: str, kind: str, payload: Any = None, *, topic: str | None = None, user: str = "user_2"
+    ) -> None:
+        """Put mail into an execution's inbox and ring for it, as the API does."""
+        await self.database.execute(
+            "INSERT INTO execution_inbox (id, org_id, execution_id, kind, topic, payload, user_id) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            clock.new_id("mail"), ORG, execution_id, kind, topic, encode({} if payload is None else payload), user,
+        )  # fmt: skip
+        await self.database.execute("SELECT pg_notify('stepstream_inbox', $1)", f":{execution_id}")
+
+    async def until_reason(self, execution_id: str, reason: str) -> dict[str, Any]:
+        """Wait until the row is in its status for this reason; the row."""
+
+        async def reached() -> dict[str, Any] | None:
+            row = await self.row(execution_id)
+            return row if row["status_reason"] == reason else None
+
+        row: dict[str, Any] = await eventually(reached)
+        return row
+
+    async def until_read(self, execution_id: str) -> None:
+        """Wait until the owner has taken note of all mail."""
+        unread = "SELECT id FROM execution_inbox WHERE execution_id = $1 AND applied_at IS NULL"
+
+        async def read() -> bool | None:
+            return not await self.database.fetch(unread, execution_id) or None
+
+        await eventually(read)
+
+    async def children(self, execution_id: str) -> list[str]:
+        """Ids of the executions that this one started."""
+        rows = await self.database.fetch("SELECT id FROM executions WHERE parent_id = $1 ORDER BY id", execution_id)
+        return [row["id"] for row in rows]
+
     async def expire(self) -> None:
         """Let the lease of this process run out, as the database sees it."""
         await self.database.execute(
@@ -220,6 +256,7 @@ async def engine(
     cancel_grace: float = 5.0,
     lease_ttl: float = 30.0,
     max_running: int = 1000,
+    max_running_per_user: int = 0,
     max_output: int = 1 << 20,
 ) -> AsyncIterator[Engine]:
     """A running engine. `wire` replaces its way to the database, `registry` what stands before its lease."""
@@ -231,7 +268,10 @@ async def engine(
         stack.push_async_callback(pool.dispose)
         hub, sender = Hub(), clock.new_id("process")
         log = PostgresEventLog(Tenancy(pool), dedicated)
-        source, queue, workers = WorkflowSource(dedicated), Queue(dedicated), Workers(dedicated)
+        source, workers = WorkflowSource(dedicated), Workers(dedicated)
+        queue = Queue(dedicated, max_running_per_user=max_running_per_user)
+        cache = PostgresResultCache(dedicated)
+        stack.push_async_callback(cache.close)
         for closable in (source, log, queue, workers):
             stack.push_async_callback(closable.close)
         doorbell = PostgresDoorbell(dedicated, sender)
@@ -250,6 +290,8 @@ async def engine(
             registry=registry(workers),
             recorder=recorder,
             definitions=Definitions(source, catalog),
+            source=source,
+            cache=cache,
             step_type=catalog.__getitem__,
             doorbell=doorbell,
             settings=EngineSettings(

@@ -27,8 +27,27 @@ MUST_BE_EMPTY = {
     "a terminal execution is nobody's, has ended, and waits for nothing": """
         SELECT id FROM executions WHERE status IN ('COMPLETED', 'FAILED', 'CANCELLED')
            AND (owner IS NOT NULL OR completed_at IS NULL OR wake_at IS NOT NULL)""",
-    "what waits is nobody's and knows when to wake": """
-        SELECT id FROM executions WHERE status = 'WAITING' AND owner IS NULL AND wake_at IS NULL""",
+    "what waits knows when to wake, unless it waits for another execution": """
+        SELECT id FROM executions e WHERE status = 'WAITING' AND owner IS NULL AND wake_at IS NULL AND NOT EXISTS (
+          SELECT FROM execution_steps s WHERE s.execution_id = e.id AND s.status = 'WAITING' AND s.reason = 'child')""",
+    "who waits for another execution waits for one that goes on, or has mail of its end": """
+        SELECT s.execution_id FROM execution_steps s
+         WHERE s.status = 'WAITING' AND s.reason = 'child' AND NOT EXISTS (
+           SELECT FROM executions c WHERE c.id = s.awaits::jsonb -> 'topics' ->> 0
+              AND (c.status NOT IN ('COMPLETED', 'FAILED', 'CANCELLED') OR EXISTS (
+                SELECT FROM execution_inbox i WHERE i.execution_id = s.execution_id AND i.topic = c.id)))""",
+    "an approval is open exactly while its execution waits for it": """
+        SELECT a.id FROM approvals a JOIN executions e ON e.id = a.execution_id
+         WHERE (a.status = 'PENDING') <> (a.decided_at IS NULL)
+            OR a.status = 'PENDING' AND e.status IN ('COMPLETED', 'FAILED', 'CANCELLED')""",
+    "a letter is used by a step of its execution that has begun": """
+        SELECT i.id FROM execution_inbox i WHERE i.consumed_by <> '' AND NOT EXISTS (
+          SELECT FROM execution_steps s WHERE s.execution_id = i.execution_id AND s.path = i.consumed_by)""",
+    "items are as many as their step says, once it has completed": """
+        SELECT s.execution_id, s.path FROM execution_steps s
+         WHERE s.items IS NOT NULL AND s.status = 'COMPLETED' AND s.reused_from IS NULL AND s.items <> (
+           SELECT count(*) FROM execution_steps i
+            WHERE i.execution_id = s.execution_id AND starts_with(i.path, s.path || '['))""",
     "no lease epoch is from the future": """
         SELECT s.execution_id FROM execution_steps s JOIN executions e ON e.id = s.execution_id
          WHERE s.epoch > e.lease_epoch""",
@@ -36,7 +55,8 @@ MUST_BE_EMPTY = {
         SELECT execution_id, path FROM step_attempts GROUP BY 1, 2
         HAVING min(attempt) <> 1 OR count(*) <> max(attempt)""",
     "at most one attempt of a step completed": """
-        SELECT execution_id, path FROM step_attempts WHERE status = 'COMPLETED' GROUP BY 1, 2 HAVING count(*) > 1""",
+        SELECT a.execution_id, a.path FROM step_attempts a JOIN execution_steps s USING (execution_id, path)
+         WHERE a.status = 'COMPLETED' GROUP BY 1, 2 HAVING count(*) > 1 + max(s.iteration)""",
     "steps, attempts and events belong to an execution": """
         SELECT execution_id FROM execution_steps WHERE execution_id NOT IN (SELECT id FROM executions)
         UNION ALL SELECT execution_id FROM step_attempts WHERE execution_id NOT IN (SELECT id FROM executions)
@@ -69,8 +89,9 @@ STEP_STATUS = {
     "step_failed": "FAILED",
     "step_cancelled": "CANCELLED",
     "step_skipped": "SKIPPED",
+    "step_pinned": "COMPLETED",
 }
-SETTLING = {"step_completed", "step_failed", "step_cancelled", "step_skipped"}
+SETTLING = {"step_completed", "step_failed", "step_cancelled", "step_skipped", "step_pinned", "step_reused"}
 
 
 async def check(database: Database) -> None:
@@ -79,7 +100,9 @@ async def check(database: Database) -> None:
         assert not await database.fetch(query), rule
     executions = {row["id"]: row for row in await database.fetch("SELECT * FROM executions")}
     events = _grouped(await database.fetch("SELECT * FROM execution_events ORDER BY seq"))
-    steps = _grouped(await database.fetch("SELECT execution_id, path, status FROM execution_steps"))
+    steps = _grouped(
+        await database.fetch("SELECT execution_id, path, status, reason, reused_from FROM execution_steps")
+    )
     for execution_id, row in executions.items():
         if row["error_code"] not in CUT_SHORT:
             _check_projection(row, events[execution_id], steps[execution_id])
@@ -90,13 +113,15 @@ def _check_projection(row: Any, events: list[Any], steps: list[Any]) -> None:
     """The events alone tell how far the execution and each of its steps have come."""
     told: dict[str, str] = {}
     for event in events:
-        if event["type"] in STEP_STATUS:
+        if event["type"] in STEP_STATUS and "[" not in event["step_id"]:
             assert told.get(event["step_id"]) not in {"COMPLETED", "FAILED", "SKIPPED", "CANCELLED"}, (row["id"], event)
             told[event["step_id"]] = STEP_STATUS[event["type"]]
-    # A retry that began is not an event of its own: its step runs, or waits for the next try.
+    # A retry that began is not an event of its own: its step runs, or waits for the next try. Nor is a further round.
+    steps = [step for step in steps if "[" not in step["path"] and step["reused_from"] is None]
     stored = {step["path"]: step["status"] for step in steps}
+    rounds = {step["path"] for step in steps if step["reason"] == "repeat"}
     for path in {*told, *stored}:
-        again = told.get(path) == "WAITING" and stored.get(path) == "RUNNING"
+        again = (told.get(path) == "WAITING" and stored.get(path) == "RUNNING") or path in rounds
         assert again or told.get(path) == stored.get(path), (row["id"], path, told.get(path), stored.get(path))
     if row["status"] in {"COMPLETED", "FAILED", "CANCELLED"}:
         assert not {"RUNNING", "WAITING"} & set(stored.values()), (row["id"], stored)

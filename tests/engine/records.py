@@ -4,8 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 from app import clock
+from app.domain.changes import Ending, Event
 from app.domain.errors import Failure
-from app.domain.evolution import Ending, Event
 from app.domain.states import ExecutionStatus
 from app.engine.transition import AttemptRow, StepRow, Transition
 from tests.database import Database
@@ -81,7 +81,7 @@ def transition(
         "steps": [step_row(step)],
         "attempts": [AttemptRow(step, 1, "COMPLETED", None, None, LATER, LATER)],
         "events": events,
-        "read_mail": [],
+        "mail": [],
     }
     return Transition(**{**fields, **changes})
 

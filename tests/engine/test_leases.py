@@ -236,7 +236,7 @@ async def test_without_a_lease_nothing_is_claimed_and_a_new_claim_ends_the_forme
         execution_id = await running.submit({"id": "a", "type": "test"})
         await former.inside.wait()
         await database.execute("UPDATE workers SET id = 'renamed'")
-        await database.execute("UPDATE executions SET owner = NULL")
+        await database.execute("UPDATE executions SET owner = NULL, ready = true, has_slot = false")
         assert await running.orchestrator._queue.claim(running.orchestrator._leases.worker_id, 10) == []
         former.inside.clear()
         await database.execute("UPDATE workers SET id = $1", running.orchestrator._leases.worker_id)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.db import event_log, queue, record_sql, workers, workflow_source
+from app.db import claim_sql, event_log, queue, record_sql, workers, workflow_source
 from app.db.engines import connect
 from app.db.link import PIN_PLANS
 from app.db.urls import ENGINE
@@ -14,13 +14,16 @@ STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
     for module, names in {
         record_sql: ("ACCEPT", "ACCEPTED", "KEPT_KEYS", "RECORD", "POSITIONS"),
-        queue: ("CLAIM", "RELEASE", "STEPS", "UNREAD", "WITH_MAIL", "DEPTH"),
+        claim_sql: ("LOOK", "EXPIRED", "OVERFLOW", "CLAIM", "CALLED", "RELEASE"),
+        queue: ("STEPS", "MAIL", "UNREAD", "WITH_MAIL", "DEPTH"),
         workers: ("RENEW", "RESCUE", "RETIRE"),
         event_log: ("ENDED", "HEADS"),
         workflow_source: ("DEFINITION", "HEAD"),
     }.items()
     for name in names
 }
+
+CLAIMING = [statement for name, statement in STATEMENTS.items() if name.startswith("claim_sql.")]
 
 EXPLAIN = """
 CREATE FUNCTION explain(statement text) RETURNS json LANGUAGE plpgsql AS $$
@@ -33,11 +36,15 @@ END $$"""
 GROW = """
 INSERT INTO workflows (org_id, id, name, latest_version)
   SELECT 'org_a', 'wf_old' || g, 'Old', 1 FROM generate_series(1, 2000) g;
-INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, status, wake_at)
+INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, status, wake_at, started_at,
+                        concurrency_key, rate_key)
   SELECT 'exec_old' || g, 'exec_old' || g, 'org_a', '{workflow}', 1, 'user_org_a',
          CASE WHEN g % 100 = 1 THEN 'WAITING' ELSE 'COMPLETED' END,
-         CASE WHEN g % 100 = 1 THEN now() + interval '1 day' END
+         CASE WHEN g % 100 = 1 THEN now() + interval '1 day' END, now() + interval '1 hour',
+         CASE WHEN g % 10 = 0 THEN 'k' END, CASE WHEN g % 10 = 0 THEN 'r' END
     FROM generate_series(1, 5000) g;
+INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, ready)
+  SELECT 'exec_new' || g, 'exec_new' || g, 'org_a', '{workflow}', 1, 'user_org_a', true FROM generate_series(1, 500) g;
 INSERT INTO execution_steps (execution_id, path, org_id, epoch, step_number, name, type, status, attempt, failures,
                              ports, tokens_used, cost)
   SELECT id, 'a', org_id, 1, 1, 'a', 'log', 'COMPLETED', 1, 0, '{{}}', 0, 0 FROM executions;
@@ -62,9 +69,9 @@ async def explain(server, template):
         await database.add_tenant(ORG)
         await database.execute(EXPLAIN)
         connection = await connect(database.role_url(ENGINE), "test")
-        await connection.execute(PIN_PLANS)
 
         async def of(statement):
+            await connection.execute(f"RESET ALL; {queue.SETUP if statement in CLAIMING else PIN_PLANS}")
             plan = json.loads(await connection.fetchval("SELECT explain($1)", statement))
             return list(nodes(plan[0]["Plan"]))
 
@@ -105,12 +112,36 @@ async def test_an_execution_and_a_workflow_are_found_by_their_whole_key(explain)
 
 
 async def test_claiming_reads_only_what_can_be_claimed(explain):
-    await explain.grow()
-    conditions = {
-        node["Index Name"]: node.get("Index Cond") for node in await explain(queue.CLAIM) if "Index Name" in node
-    }
-    assert set(conditions) == {
-        "ix_executions_ready", "ix_executions_asleep", "ix_execution_inbox_unread", "pk_executions", "pk_workers",
-    }  # fmt: skip
-    asleep = [node for node in await explain(queue.CLAIM) if node.get("Index Name") == "ix_executions_asleep"]
-    assert any("wake_at <=" in node.get("Index Cond", "") for node in asleep)
+    for grown in (False, True):
+        if grown:
+            await explain.grow()
+        for statement, expected in {
+            claim_sql.CLAIM: {"orphans", "ready", "holders", "key_holders", "rates", "beginning"},
+            claim_sql.OVERFLOW: {"on_limit", "key_holders"},
+            claim_sql.EXPIRED: {"expires_at"},
+            claim_sql.CALLED: set(),
+            claim_sql.LOOK: {"asleep", "ready", "ready_keyed", "on_limit", "orphans", "expires_at"},
+        }.items():
+            plan = await explain(statement)
+            used = {node["Index Name"] for node in plan if node.get("Index Name", "").startswith("ix_executions_")}
+            assert used == {f"ix_executions_{name}" for name in expected}, grown
+            by_id = [node for node in plan if node.get("Index Name") == "pk_executions"]
+            assert all("id = " in node["Index Cond"] for node in by_id)
+
+
+async def test_a_claim_reads_lanes_in_their_order_and_stops(explain):
+    for grown in (False, True):
+        if grown:
+            await explain.grow()
+        plan = await explain(claim_sql.CLAIM)
+        hop, rows = [
+            node["Plans"][-1] for node in plan
+            if node["Node Type"] == "Limit" and node["Plans"][-1].get("Index Name") == "ix_executions_ready"
+        ]  # fmt: skip
+        assert "ROW(org_id, user_id, COALESCE(concurrency_key" in hop["Index Cond"]
+        assert all(f"{column} = " in rows["Index Cond"] for column in ("org_id", "user_id"))
+        assert all(
+            f"COALESCE({column}, ''::text) = " in rows["Index Cond"] for column in ("concurrency_key", "rate_key")
+        )
+        (due,) = [node for node in await explain(claim_sql.LOOK) if node.get("Index Name") == "ix_executions_asleep"]
+        assert "wake_at <=" in due["Index Cond"]

@@ -7,10 +7,11 @@ import pytest
 from app.db.record_sql import POSITIONS, RECORD
 from app.db.recorder import GroupRecorder
 from app.db.urls import ENGINE
+from app.domain.changes import Event
 from app.domain.errors import Failure, Unavailable
-from app.domain.evolution import Event
 from app.domain.states import ExecutionStatus
 from app.engine.ports import LeaseLost, Recorded, Rejected
+from app.engine.transition import MailMark
 from tests.engine.harness import ORG, eventually, save_workflow
 from tests.engine.kit import Wire
 from tests.engine.records import LATER, owned, step_row, transition, written
@@ -111,7 +112,7 @@ async def test_who_does_not_own_the_execution_writes_nothing_and_harms_nobody(
         recorder,
         wire,
         transition(mine, ends=COMPLETED),
-        transition(theirs, ends=COMPLETED, read_mail=["mail_1"], **stranger),
+        transition(theirs, ends=COMPLETED, mail=[MailMark("mail_1")], **stranger),
         transition(other),
     )
     assert [type(result) for result in results] == [Recorded, LeaseLost, Recorded]
@@ -129,7 +130,7 @@ async def test_mail_is_marked_read_with_the_transition_that_applies_it(recorder,
         await database.execute(
             "INSERT INTO execution_inbox (id, org_id, execution_id, kind) VALUES ($1, $2, $3, 'cancel')", mail, ORG, to
         )
-    await recorder.record(transition(execution_id, read_mail=["mail_1", "mail_1", "mail_3"]))
+    await recorder.record(transition(execution_id, mail=[MailMark("mail_1"), MailMark("mail_1"), MailMark("mail_3")]))
     read = await database.fetch("SELECT id FROM execution_inbox WHERE applied_at IS NOT NULL")
     assert [row["id"] for row in read] == ["mail_1"]
 

@@ -200,7 +200,7 @@ async def test_what_kills_the_worker_while_it_is_loaded_is_given_up_unseen(datab
 async def test_an_owner_without_a_lease_is_no_owner(database):
     """A claim may be committed in the moment its worker's row is deleted."""
     execution_id = await accept(database, A)
-    await database.execute("UPDATE executions SET owner = 'worker_ghost', lease_epoch = 1")
+    await database.execute("UPDATE executions SET owner = 'worker_ghost', ready = false, lease_epoch = 1")
     async with engine(database, types={"sink": returning()}) as running:
         row = await running.finish(execution_id)
         assert (row["status"], row["lease_epoch"]) == ("COMPLETED", 2)
@@ -363,7 +363,7 @@ async def test_a_dead_process_of_another_machine_is_left_to_its_lease(database):
         "VALUES ('worker_far', 'elsewhere', 1, 'gone', now() + interval '1 hour')"
     )
     execution_id = await accept(database, A)
-    await database.execute("UPDATE executions SET owner = 'worker_far', lease_epoch = 1")
+    await database.execute("UPDATE executions SET owner = 'worker_far', ready = false, lease_epoch = 1")
     async with engine(database, types={"sink": returning()}) as running:
         assert (await running.run(A))["status"] == "COMPLETED"
         assert await running.orchestrator._rescuer._sweep() is None

@@ -10,22 +10,26 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from app.domain.changes import Changes, Event
 from app.domain.compiled import CompiledWorkflow
+from app.domain.control import Control, control_json
 from app.domain.decisions import StartStep
 from app.domain.definition import RetryPolicy
 from app.domain.errors import Failure, Problem
 from app.domain.events import ExecutionQueued
-from app.domain.evolution import Changes, Event, evolve, suspend
+from app.domain.evolution import evolve, suspend
+from app.domain.intake import take_in
 from app.domain.jsontext import encode
+from app.domain.mail import Mail
 from app.domain.planner import next_wake, plan
 from app.domain.snapshot import Aborted, Failed, Outcome, Slept, Snapshot, Succeeded
 from app.domain.states import LEGAL, LEGAL_STEP, ExecutionStatus
 from app.domain.steps import Effect, StepSpec, Usage
 from app.domain.validation import check_definition
 from app.engine.driver import HOLD_SECONDS
-from app.engine.ports import Claim, Mail, StoredStep
-from app.engine.restore import restore, stop_requested
-from app.engine.transition import Fence, StepRow, build_transition
+from app.engine.ports import Claim, StoredStep
+from app.engine.restore import restore
+from app.engine.transition import Fence, Release, StepRow, build_transition
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PORTS = ("left", "right")
@@ -141,6 +145,7 @@ class Record:
         default_factory=lambda: {
             "status": "PENDING", "progress": 0, "next_seq": 2, "write_no": 0, "agent_results_text": "{}",
             "started_at": None, "deadline_at": None, "last_recorded_at": None,
+            "control_text": "{}",
         }
     )  # fmt: skip
 
@@ -189,7 +194,7 @@ class Process:
         """An attempt that is under way reports."""
         self.running.discard(step_id)
         self.launched[step_id][-1] = "failed" if isinstance(outcome, Failed) else "done"
-        self.snapshot.steps[step_id].report(outcome, self.tick())
+        self.snapshot.report(step_id, outcome, self.tick())
 
     def go_on(self) -> None:
         """One round of the driver: decide, record, launch, abort."""
@@ -205,15 +210,14 @@ class Process:
     def decide(self) -> Changes:
         """Take in the mail and decide until nothing is left to decide."""
         changes = Changes()
-        if self.snapshot.stop is None and not self.ended:
-            self.snapshot.stop = stop_requested(self.record.mail)
+        take_in(self.workflow, self.snapshot, self.record.mail, self.tick(), changes)
         ran = 0
         while decisions := plan(self.workflow, self.snapshot, now := self.tick()):
             assert decisions == plan(self.workflow, self.snapshot, now), "the same facts, the same decisions"
             for decision in decisions:
                 before = self._statuses()
                 if isinstance(decision, StartStep):
-                    self._check_start(decision.step_id)
+                    self._check_start(decision.path)
                 evolve(self.workflow, self.snapshot, decision, self.tick(), changes)
                 self._check_moves(before)
             for start in changes.starts[ran:]:
@@ -228,10 +232,12 @@ class Process:
         return changes
 
     def write(self, changes: Changes) -> None:
-        record, wake_at = self.record, next_wake(self.snapshot) if self.asleep else None
+        record, release = self.record, Release(next_wake(self.snapshot)) if self.asleep else None
+        control_text = encode(control_json(self.snapshot.control))
         row = build_transition(
             Fence("exec_1", "org_1", "worker_1", 1), record.fields["write_no"] + 1, self.workflow, self.snapshot,
-            changes, now=self.tick(), wake_at=wake_at, read_mail=(), audit_id="audit_1" if changes.ending else None,
+            changes, now=self.tick(), release=release, read_mail=(), control_text=control_text,
+            new_id=lambda kind: kind,
         )  # fmt: skip
         assert row.releases == (self.ended or self.asleep)
         record.events += row.events
@@ -243,29 +249,30 @@ class Process:
             record.attempts[attempt.path, attempt.attempt] = attempt.status
         record.fields["status"] = row.status.value
         record.fields["last_recorded_at"] = row.recorded_at
-        for name in ("progress", "next_seq", "write_no", "agent_results_text", "started_at", "deadline_at"):
+        kept = "progress", "next_seq", "write_no", "agent_results_text", "started_at", "deadline_at", "control_text"
+        for name in kept:
             if (value := getattr(row, name)) is not None:
                 record.fields[name] = value
 
     def _look(self, start: StartStep) -> None:
         """A pure step runs at once; what each step saw of its ancestors is kept."""
-        step = self.workflow.by_id[start.step_id]
+        step = self.workflow.by_id[start.path]
         self.seen += start.config["seen"].items()
         if step.effect is Effect.PURE:
             outcome = _pure_outcome(step.definition.type, start.config)
-            self.snapshot.steps[step.id].report(outcome, self.tick())
+            self.snapshot.report(step.id, outcome, self.tick())
 
     def _launch(self, starts: list[StartStep]) -> None:
         for start in starts:
-            if self.workflow.by_id[start.step_id].effect is not Effect.PURE:
-                self.launched[start.step_id].append("under way")
-                self.running.add(start.step_id)
+            if self.workflow.by_id[start.path].effect is not Effect.PURE:
+                self.launched[start.path].append("under way")
+                self.running.add(start.path)
 
     def _abort(self) -> None:
         """What the driver never launched, or no longer has, is given up at once; the rest is asked to end."""
         given_up = [step_id for step_id in self.snapshot.running if step_id not in self.running]
         for step_id in given_up:
-            self.snapshot.steps[step_id].report(Aborted(), self.tick())
+            self.snapshot.report(step_id, Aborted(), self.tick())
         if given_up:
             self.go_on()
 
@@ -308,7 +315,7 @@ def facts(snapshot: Snapshot) -> Snapshot:
     first = snapshot.first_failure
     if first is not None:
         first = replace(first, failure=_plain(first.failure) or first.failure)
-    return replace(snapshot, steps=steps, first_failure=first, stop=None)
+    return replace(snapshot, steps=steps, first_failure=first, control=Control(), reported=[])
 
 
 def _plain(failure: Failure | None) -> Failure | None:

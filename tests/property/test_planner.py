@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.domain.compiled import CompiledWorkflow
+from app.domain.control import StopReason
 from app.domain.errors import Failure
 from app.domain.events import STREAM_EVENT, TERMINAL_TYPES
+from app.domain.mail import Mail
 from app.domain.planner import plan
-from app.domain.snapshot import Aborted, Failed, Outcome, Slept, StopReason
+from app.domain.snapshot import Aborted, Failed, Outcome, Slept
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.steps import Effect
-from app.engine.ports import Mail
 from app.engine.restore import restore
 from tests.property.model import Process, facts, good, workflows
 
@@ -166,7 +167,7 @@ class Run(RuleBasedStateMachine):
         states = self.process.snapshot.steps.values()
         closing = {"execution_failed", "execution_cancelled", "execution_timed_out"}
         settled = [state for state in states if state.status.settled and state.status is not StepStatus.CANCELLED]
-        counted = sum(state.skip_reason not in closing for state in settled)
+        counted = sum(state.reason not in closing for state in settled)
         completed = self.process.snapshot.status is ExecutionStatus.COMPLETED
         assert progress[-1] == (100 if completed else counted * 100 // len(states))
         for event in self.process.record.events:

@@ -138,7 +138,8 @@ async def test_settings_that_do_not_fit_fail_with_pointers_and_without_values(li
 
 def test_every_type_declares_what_validation_and_documentation_need(library):
     assert list(library) == [
-        "start", "end", "set", "switch", "delay", "log", "fail", "function", "http.request", "agent",
+        "start", "end", "set", "switch", "delay", "log", "fail", "wait_for_signal", "approval", "workflow.run",
+        "function", "http.request", "agent",
     ]  # fmt: skip
     for spec in library.specs():
         assert library[spec.type].spec is spec
@@ -153,8 +154,8 @@ def test_every_type_declares_what_validation_and_documentation_need(library):
 def test_effects_are_those_that_recovery_relies_on(library):
     effects = {spec.type: spec.effect_of({}).value for spec in library.specs()}
     assert effects == {
-        **dict.fromkeys(("start", "end", "set", "switch", "delay", "fail"), "pure"),
-        **dict.fromkeys(("log", "function", "agent"), "idempotent"),
+        **dict.fromkeys(("start", "end", "set", "switch", "delay", "fail", "wait_for_signal", "approval"), "pure"),
+        **dict.fromkeys(("log", "workflow.run", "function", "agent"), "idempotent"),
         "http.request": "idempotent",
     }
     http = library["http.request"].spec

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from app import clock
-from app.domain.evolution import Event
+from app.domain.changes import Event
 
 NOW = clock.now()
 EXECUTION, ORG = "exec_1", "org_a"

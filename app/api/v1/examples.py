@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from app.api.v1.insight_examples import understanding
+
 EXECUTION: dict[str, Any] = {
     "id": "exec_01m7ysep63e8xszhc98wadng7k",
     "workflow_id": "wf_sales",
@@ -26,6 +28,8 @@ EXECUTION: dict[str, Any] = {
     "duration_seconds": 0.819,
     "progress": 100,
     "retry_of": None,
+    "forked_from": None,
+    "parent_id": None,
     "labels": {"team": "sales"},
     "wake_at": None,
     "created_at": "2026-11-21T10:11:56.752000Z",
@@ -65,6 +69,11 @@ STEP: dict[str, Any] = {
     "execution_time_ms": 812.4,
     "tokens_used": 124,
     "cost": 0.0011,
+    "iteration": 0,
+    "items": None,
+    "awaits": None,
+    "reused_from": None,
+    "edited_by": None,
     "attempts": [
         {
             "attempt": 1,
@@ -79,6 +88,12 @@ STEP: dict[str, Any] = {
 }
 
 DETAIL = EXECUTION | {
+    "eta": None,
+    "progress_weighted": 100.0,
+    "diff_summary": None,
+    "root_id": EXECUTION["id"],
+    "priority": 0,
+    "control": {"breakpoints": ["send"], "pins": [], "only": None, "budget": {"max_cost": 1.5}, "pause": None},
     "steps": [STEP],
     "metrics": {
         "total_steps": 1,
@@ -89,6 +104,36 @@ DETAIL = EXECUTION | {
         "attempts": 1,
         "queue_seconds": 0.003,
     },
+}
+
+RUNNING = EXECUTION | {"status": "RUNNING", "progress": 33, "output": None, "completed_at": None}
+PAUSED = RUNNING | {"status": "PAUSED", "status_reason": "paused"}
+RETRIED = EXECUTION | {"retry_of": "exec_01m7yscq7we0ctp2n1dk6y3z5a"}
+
+DECISION = {
+    "decision": "approve",
+    "comment": "Checked with the customer",
+    "data": {"limit": 5000},
+    "user_id": "user_admin",
+    "decided_at": "2026-11-21T10:20:00Z",
+}
+
+APPROVAL: dict[str, Any] = {
+    "id": "appr_01m7yt5n3hfz0r9e2k7s4w6b1d",
+    "execution_id": EXECUTION["id"],
+    "workflow_id": "wf_sales",
+    "step_id": "confirm",
+    "status": "PENDING",
+    "title": "Raise the credit limit",
+    "message": "Nordlicht Logistik asks for 5000",
+    "form": {"type": "object", "properties": {"limit": {"type": "integer"}}, "required": ["limit"]},
+    "deciders": {"users": [], "roles": ["admin"], "self_approval": False, "requested_by": "user_ann"},
+    "quorum": 1,
+    "verdict": None,
+    "decisions": [],
+    "created_at": "2026-11-21T10:12:00Z",
+    "deadline_at": "2026-11-22T10:12:00Z",
+    "decided_at": None,
 }
 
 EVENT: dict[str, Any] = {
@@ -143,7 +188,57 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "getExecution": {"200": DETAIL},
     "listExecutionSteps": {"200": {"data": [STEP]}},
     "getExecutionStep": {"200": STEP},
-    "cancelExecution": {"202": EXECUTION | {"status": "RUNNING", "progress": 33, "output": None, "completed_at": None}},
+    "listExecutionStepItems": {"200": _page(STEP | {"id": "qualify[0]", "index": 0})},
+    "cancelExecution": {"202": RUNNING},
+    "terminateExecution": {"202": RUNNING},
+    "pauseExecution": {"202": RUNNING},
+    "resumeExecution": {"202": PAUSED},
+    "stepExecution": {"202": PAUSED},
+    "setExecutionBreakpoints": {"202": RUNNING},
+    "setExecutionStepOutput": {"202": PAUSED},
+    "setExecutionBudget": {"202": PAUSED | {"status_reason": "budget_exceeded"}},
+    "signalExecution": {
+        "202": {
+            "signal_id": "mail_01m7yt0c4ke0d9w1c8m0t1x6vq",
+            "execution_id": EXECUTION["id"],
+            "name": "paid",
+            "duplicate": False,
+        }
+    },
+    "controlExecutions": {
+        "200": {
+            "action": "cancel",
+            "matched": 1,
+            "applied": 1,
+            "dry_run": False,
+            "execution_ids": [EXECUTION["id"]],
+            "new_execution_ids": [],
+            "failures": [],
+        }
+    },
+    "retryExecution": {"200": RETRIED, "201": ACCEPTED | {"retry_of": EXECUTION["id"]}},
+    "replayExecution": {"200": EXECUTION, "201": ACCEPTED | {"forked_from": EXECUTION["id"]}},
+    "runWorkflowStep": {"200": EXECUTION, "201": ACCEPTED},
+    "getExecutionLineage": {
+        "200": {
+            "root_id": EXECUTION["id"],
+            "data": [
+                {
+                    "id": "exec_01m7yt4fz1f6qk2vhd5w3m8c0p",
+                    "workflow_id": "wf_sales",
+                    "status": "COMPLETED",
+                    "retry_of": EXECUTION["id"],
+                    "forked_from": None,
+                    "parent_id": None,
+                    "created_at": "2026-11-21T10:15:02.118000Z",
+                }
+            ],
+        }
+    },
+    **understanding(EXECUTION),
+    "listApprovals": {"200": _page(APPROVAL)},
+    "getApproval": {"200": APPROVAL},
+    "decideApproval": {"200": APPROVAL | {"verdict": "approved", "decisions": [DECISION]}},
     "getExecutionMetrics": {
         "200": {
             "total": 40,

@@ -1,4 +1,4 @@
-"""Executions: start, read, list, cancel."""
+"""Executions: start, read, list."""
 
 import re
 from datetime import datetime
@@ -12,25 +12,24 @@ from app.api.deps import Require, ServicesDep
 from app.api.pagination import Cursor, Limit, page_answer
 from app.api.responses import NO_STORE, Json
 from app.api.routing import problems, router
+from app.api.text.answer import TEXT_FORMS
+from app.api.v1.execution_answer import execution_answer
+from app.api.v1.schemas.execution_steps import ItemPage, Step, Steps, item_views, step_view, step_views
 from app.api.v1.schemas.executions import (
     AggregateMetrics,
-    ControlRequest,
     Execution,
     ExecutionPage,
     ExecutionWithSteps,
     StartExecution,
     StartOptions,
-    Step,
-    Steps,
     aggregate_view,
-    detail_view,
     execution_view,
 )
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.db.queries.executions import ExecutionFilter
 from app.domain.errors import NotFound, Problem, Problems, StepstreamError
-from app.domain.states import ExecutionStatus
+from app.domain.states import ExecutionStatus, StepStatus
 from app.services import Services
 from app.services.executions import Started, StartRequest
 
@@ -44,7 +43,6 @@ _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 
 CanExecute = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_EXECUTE))]
 CanRead = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_READ))]
-CanControl = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_CONTROL))]
 Prefer = Annotated[
     str | None,
     Header(description="`wait=30` waits for the end, at most 60 s.", openapi_examples={"wait": {"value": "wait=30"}}),
@@ -53,14 +51,14 @@ IdempotencyKey = Annotated[
     str | None, Header(alias="Idempotency-Key", description="Makes repeating this request safe for 24 hours.")
 ]
 
-_START_PROBLEMS = problems(
+START_PROBLEMS = (
     "not_found", "invalid_json", "invalid_idempotency_key", "invalid_state", "idempotency_in_progress",
     "body_too_large", "unsupported_media_type", "validation_error", "workflow_invalid", "input_schema_mismatch",
     "idempotency_key_reused",
 )  # fmt: skip
-_START_RESPONSES: dict[int | str, dict[str, Any]] = {
+START_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": Execution, "description": "With `Prefer: wait` and ended in time: the ended execution"},
-    **_START_PROBLEMS,
+    **problems(*START_PROBLEMS),
 }
 
 
@@ -70,7 +68,7 @@ _START_RESPONSES: dict[int | str, dict[str, Any]] = {
     operation_id="startExecution",
     summary="Start an execution",
     response_model=Execution,
-    responses=_START_RESPONSES,
+    responses=START_RESPONSES,
 )
 async def start_execution(
     request: Request,
@@ -88,6 +86,15 @@ async def start_execution(
                     "summary": "An object as input, with labels",
                     "value": {"workflow_id": "wf_sales", "input": {"city": "Berlin"}, "labels": {"team": "sales"}},
                 },
+                "later": {
+                    "summary": "Not before a time, within a budget",
+                    "value": {
+                        "workflow_id": "wf_sales",
+                        "start_at": "2030-01-01T06:00:00Z",
+                        "queue_ttl": "10m",
+                        "budget": {"max_cost": 1.5},
+                    },
+                },
             }
         ),
     ],
@@ -104,7 +111,7 @@ async def start_execution(
     operation_id="executeWorkflow",
     summary="Start an execution of this workflow",
     response_model=Execution,
-    responses=_START_RESPONSES,
+    responses=START_RESPONSES,
 )
 async def execute_workflow(
     request: Request,
@@ -140,7 +147,8 @@ def execution_filter(
         for name, value in request.query_params.multi_items()
         if name.startswith("label.")
     }
-    return ExecutionFilter(frozenset(map(_status, statuses or ())), workflow_id, created_after, created_before, labels)
+    wanted = frozenset(map(execution_status, statuses or ()))
+    return ExecutionFilter(wanted, workflow_id, created_after, created_before, labels)
 
 
 Filter = Annotated[ExecutionFilter, Depends(execution_filter)]
@@ -184,7 +192,7 @@ async def list_workflow_executions(
 ) -> Response:
     """`?latest=true` answers with the newest execution alone, in the same form."""
     await services.workflows.get(caller, workflow_id)
-    wanted = ExecutionFilter(frozenset(map(_status, statuses or ())), workflow_id)
+    wanted = ExecutionFilter(frozenset(map(execution_status, statuses or ())), workflow_id)
     if latest:
         rows = await services.executions.page(caller, wanted, before=None, limit=1)
         return Json({"data": [execution_view(row) for row in rows], "next_cursor": None, "has_more": False})
@@ -208,14 +216,19 @@ async def execution_metrics(services: ServicesDep, caller: CanRead, wanted: Filt
     operation_id="getExecution",
     summary="Read an execution with its steps and attempts",
     response_model=ExecutionWithSteps,
-    responses=problems("not_found"),
+    responses={
+        200: {"description": "The record, or by Accept a text form of it", "content": dict(TEXT_FORMS)},
+        **problems("not_found"),
+    },
 )
-async def get_execution(services: ServicesDep, caller: CanRead, execution_id: str, prefer: Prefer = None) -> Response:
+async def get_execution(
+    request: Request, services: ServicesDep, caller: CanRead, execution_id: str, prefer: Prefer = None
+) -> Response:
     """With `Prefer: wait=30` the answer waits for the end of the run, at most so many seconds."""
     seconds = _wait_seconds(prefer)
     if seconds is not None and not (await services.streams.check(caller.org_id, execution_id)).terminal:
         await services.streams.until_terminal(caller.org_id, execution_id, seconds)
-    return Json(detail_view(await services.executions.detail(caller, execution_id)), headers=NO_STORE)
+    return await execution_answer(request, services, caller, await services.executions.detail(caller, execution_id))
 
 
 @executions.get(
@@ -226,9 +239,8 @@ async def get_execution(services: ServicesDep, caller: CanRead, execution_id: st
     responses=problems("not_found"),
 )
 async def list_steps(services: ServicesDep, caller: CanRead, execution_id: str) -> Response:
-    """All steps in topological order, also those not reached yet."""
-    detail = detail_view(await services.executions.detail(caller, execution_id))
-    return Json({"data": detail["steps"]}, headers=NO_STORE)
+    """All steps in topological order, also those not reached yet; items of `for_each` steps are listed apart."""
+    return Json({"data": step_views(await services.executions.detail(caller, execution_id))}, headers=NO_STORE)
 
 
 @executions.get(
@@ -239,45 +251,66 @@ async def list_steps(services: ServicesDep, caller: CanRead, execution_id: str) 
     responses=problems("not_found"),
 )
 async def get_step(services: ServicesDep, caller: CanRead, execution_id: str, step_id: str) -> Response:
-    """The step with its input, output, error and attempts."""
-    detail = detail_view(await services.executions.detail(caller, execution_id))
-    for step in detail["steps"]:
-        if step["id"] == step_id:
-            return Json(step, headers=NO_STORE)
-    raise NotFound("There is no such step")
+    """The step, or one item (`map[3]`), with its input, output, error and attempts."""
+    view = step_view(await services.executions.step(caller, execution_id, step_id), step_id)
+    if view is None:
+        raise NotFound("There is no such step")
+    return Json(view, headers=NO_STORE)
 
 
-@executions.post(
-    "/{execution_id}/cancel",
-    status_code=202,
-    operation_id="cancelExecution",
-    summary="Cancel an execution",
-    response_model=Execution,
-    responses=problems("not_found", "invalid_state", "validation_error", "invalid_json"),
+@executions.get(
+    "/{execution_id}/steps/{step_id}/items",
+    operation_id="listExecutionStepItems",
+    summary="List the items of a `for_each` step",
+    response_model=ItemPage,
+    responses=problems("not_found", "validation_error", "invalid_cursor"),
 )
-async def cancel_execution(
+async def list_items(
+    request: Request,
     services: ServicesDep,
-    caller: CanControl,
+    caller: CanRead,
     execution_id: str,
-    body: Annotated[ControlRequest | None, Body()] = None,
+    step_id: str,
+    statuses: Annotated[
+        list[str] | None, Query(alias="status", description="Of the items. Repeatable, any case.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Response:
-    """202: the wish is durable. No further step starts; running ones are cancelled, after a grace by force."""
-    row = await services.executions.cancel(caller, execution_id, body.reason if body else None)
-    return Json(execution_view(row), 202)
+    """The items that have started, by index. A step without `for_each` has none."""
+    scope = f"{caller.org_id}:items:{execution_id}:{step_id}"
+    after = request.app.state.cursors.read(cursor, scope)
+    wanted = frozenset(map(_step_status, statuses or ()))
+    found = await services.executions.items(caller, execution_id, step_id, wanted, after=after, limit=limit + 1)
+    return page_answer(
+        request, item_views(found), limit, view=lambda item: item, position=lambda item: str(item["id"]), scope=scope
+    )
 
 
 async def _start(
     request: Request, services: Services, caller: Caller, workflow_id: str, options: StartOptions, prefer: str | None
 ) -> Response:
+    wanted = StartRequest(
+        workflow_id=workflow_id,
+        input=options.input,
+        labels=options.labels,
+        priority=options.priority,
+        idempotency_key=idempotency_key(request),
+        start_at=options.start_at,
+        queue_ttl=options.queue_ttl,
+        control=options.control(),
+    )
+    return await started_answer(services, caller, await services.executions.start(caller, wanted), prefer)
+
+
+async def started_answer(services: Services, caller: Caller, started: Started, prefer: str | None) -> Response:
+    """201 with the execution as accepted; with `Prefer: wait` the ended one with 200, or 201 when time is up."""
     seconds = _wait_seconds(prefer)
-    wanted = StartRequest(workflow_id, options.input, options.labels, options.priority, _idempotency_key(request))
-    started = await services.executions.start(caller, wanted)
     if seconds is None:
         return _started(started, 201, execution_view(started.row))
     execution_id = started.row["id"]
-    if not await services.streams.until_terminal(caller.org_id, execution_id, seconds):
-        return _started(started, 201, execution_view(await services.executions.get(caller, execution_id)))
-    return _started(started, 200, execution_view(await services.executions.get(caller, execution_id)))
+    ended = await services.streams.until_terminal(caller.org_id, execution_id, seconds)
+    return _started(started, 200 if ended else 201, execution_view(await services.executions.get(caller, execution_id)))
 
 
 def _started(started: Started, status: int, body: dict[str, Any]) -> Response:
@@ -296,12 +329,21 @@ async def _page(
     return page_answer(request, rows, limit, view=execution_view, position=lambda row: row["id"], scope=scope)
 
 
-def _status(word: str) -> str:
+def execution_status(word: str, pointer: str = "query:status") -> str:
+    """A status as clients write it: any case, and two aliases; raises Problems."""
     upper = word.upper()
     status = _ALIASES.get(upper, upper)
     if status not in set(ExecutionStatus):
         known = ", ".join(ExecutionStatus)
         detail = f"status is one of {known}"
+        raise Problems(detail, [Problem("invalid_value", detail, pointer)])
+    return status
+
+
+def _step_status(word: str) -> str:
+    status = word.upper()
+    if status not in set(StepStatus):
+        detail = f"status is one of {', '.join(StepStatus)}"
         raise Problems(detail, [Problem("invalid_value", detail, "query:status")])
     return status
 
@@ -311,7 +353,8 @@ def _wait_seconds(prefer: str | None) -> float | None:
     return min(float(found[1]), MAX_WAIT_SECONDS) if found else None
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
+    """The key that a client sent; raises for one that cannot be used."""
     keys = request.headers.getlist("idempotency-key")
     if not keys:
         return None

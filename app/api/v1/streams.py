@@ -16,8 +16,8 @@ from app.api.stream_session import SUBPROTOCOL, StreamSession
 from app.api.v1.schemas.executions import EventPage, LogPage
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
+from app.domain.changes import Event
 from app.domain.errors import Forbidden, Problem, Problems, StepstreamError
-from app.domain.evolution import Event
 from app.domain.log_lines import log_lines
 from app.services import Services
 from app.streaming.pace import paced

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, insert, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.tables import execution_inbox as inbox
 from app.db.tables import execution_steps as steps
 from app.db.tables import executions as table
 from app.db.tables import step_attempts as attempts
@@ -16,22 +15,27 @@ from app.db.tables import step_attempts as attempts
 Row = Mapping[str, Any]
 """A row by column name; JSON payloads are texts."""
 
-_PRIVATE = {
-    "priority", "root_id", "ip_address", "user_agent", "request_id", "deadline_at", "last_recorded_at", "owner",
-    "lease_epoch", "write_no", "next_seq", "recoveries",
+_CLIENT = {"ip_address", "user_agent", "request_id"}
+_ENGINE = {
+    "priority", "root_id", "deadline_at", "last_recorded_at", "owner", "lease_epoch", "write_no", "next_seq",
+    "recoveries", "control", "ready", "parent_path", "depth", "expires_at", "concurrency_key", "concurrency_limit",
+    "on_limit", "rate_key", "rate_limit", "rate_seconds", "fingerprint",
 }  # fmt: skip
-SHOWN = [column for column in table.c if column.name not in _PRIVATE]
+SHOWN = [column for column in table.c if column.name not in _CLIENT | _ENGINE]
+WHOLE = [column for column in table.c if column.name not in _CLIENT]
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFilter:
-    """What a list is narrowed to; empty fields narrow nothing."""
+    """What a list is narrowed to; empty fields narrow nothing, but `ids` that are given narrow to those."""
 
     statuses: frozenset[str] = frozenset()
     workflow_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None
+    ids: frozenset[str] | None = None
 
     def conditions(self, org_id: str) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [table.c.org_id == org_id]
@@ -45,11 +49,16 @@ class ExecutionFilter:
             found.append(table.c.created_at < self.created_before)
         if self.labels:
             found.append(table.c.labels.contains(self.labels))
+        if self.fingerprint is not None:
+            found.append(table.c.fingerprint == self.fingerprint)
+        if self.ids is not None:
+            found.append(table.c.id.in_(self.ids))
         return found
 
 
 async def get(connection: AsyncConnection, org_id: str, execution_id: str) -> Row | None:
-    query = select(*SHOWN).where(table.c.org_id == org_id, table.c.id == execution_id)
+    """One execution with everything but where its request came from."""
+    query = select(*WHOLE).where(table.c.org_id == org_id, table.c.id == execution_id)
     return next(iter(await _rows(connection, query)), None)
 
 
@@ -64,21 +73,77 @@ async def page(
     return await _rows(connection, query)
 
 
-async def steps_of(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
-    """Steps that have a row: those that started or were settled, in topological order."""
+async def family(connection: AsyncConnection, org_id: str, root_id: str, limit: int) -> Sequence[Row]:
+    """The executions of one root and those that they started, the oldest first."""
+    names = ("id", "workflow_id", "status", "retry_of", "forked_from", "parent_id", "created_at")
+    shown = [table.c[name] for name in names]
+    # `root_id <> id` is what the index on root_id holds; the root itself is found by its id.
+    related = or_(table.c.id == root_id, and_(table.c.root_id == root_id, table.c.root_id != table.c.id))
+    kin = select(table.c.id).where(table.c.org_id == org_id, related)
     query = (
-        select(steps)
-        .where(steps.c.org_id == org_id, steps.c.execution_id == execution_id)
-        .order_by(steps.c.step_number, steps.c.path)
+        select(*shown)
+        .where(table.c.org_id == org_id, or_(table.c.id.in_(kin), table.c.parent_id.in_(kin)))
+        .order_by(table.c.id)
+        .limit(limit)
     )
     return await _rows(connection, query)
 
 
-async def attempts_of(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
-    """Ended attempts, by step and number."""
+async def steps_of(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
+    """Steps that have a row: those that started or were settled, in topological order; the items of none."""
+    query = select(steps).where(*_of(steps, org_id, execution_id), _whole(steps)).order_by(
+        steps.c.step_number, steps.c.path
+    )  # fmt: skip
+    return await _rows(connection, query)
+
+
+async def step_of(connection: AsyncConnection, org_id: str, execution_id: str, path: str) -> Row | None:
+    """One step, or one item (`map[3]`), if it has a row."""
+    query = select(steps).where(*_of(steps, org_id, execution_id), steps.c.path == path)
+    return next(iter(await _rows(connection, query)), None)
+
+
+async def outcomes_of(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
+    """How steps and items stand, without what went in and came out."""
+    shown = (steps.c.path, steps.c.type, steps.c.status, steps.c.reason, steps.c.started_at, steps.c["items"])
+    return await _rows(connection, select(*shown).where(*_of(steps, org_id, execution_id)).order_by(steps.c.path))
+
+
+async def items_of(
+    connection: AsyncConnection,
+    org_id: str,
+    execution_id: str,
+    step_id: str,
+    statuses: frozenset[str],
+    *,
+    after: str,
+    limit: int,
+) -> Sequence[Row]:
+    """Rows of a step's items behind the one with the path `after`, by index."""
+    # In the collation of paths `\` follows `[`, so that this range is the step's items and nothing else. Of two indexes
+    # the longer text is the higher one: no number need be made of ten thousand texts.
+    place = (func.length(steps.c.path), steps.c.path)
+    conditions = [
+        *_of(steps, org_id, execution_id),
+        steps.c.path > f"{step_id}[",
+        steps.c.path < f"{step_id}\\",
+        tuple_(*place) > tuple_(len(after), after),
+    ]
+    if statuses:
+        conditions.append(steps.c.status.in_(statuses))
+    wanted = select(steps.c.path).where(and_(*conditions)).order_by(*place).limit(limit)
+    query = select(steps).where(*_of(steps, org_id, execution_id), steps.c.path.in_(wanted)).order_by(*place)
+    return await _rows(connection, query)
+
+
+async def attempts_of(
+    connection: AsyncConnection, org_id: str, execution_id: str, paths: Sequence[str] | None = None
+) -> Sequence[Row]:
+    """Ended attempts, by step and number: those of `paths`, or of every step but not of items."""
+    narrowed = _whole(attempts) if paths is None else attempts.c.path.in_(paths)
     query = (
         select(attempts)
-        .where(attempts.c.org_id == org_id, attempts.c.execution_id == execution_id)
+        .where(*_of(attempts, org_id, execution_id), narrowed)
         .order_by(attempts.c.path, attempts.c.attempt)
     )
     return await _rows(connection, query)
@@ -102,23 +167,12 @@ async def status_counts(connection: AsyncConnection, org_id: str, wanted: Execut
     return await _rows(connection, query)
 
 
-async def send(
-    connection: AsyncConnection,
-    *,
-    mail_id: str,
-    org_id: str,
-    execution_id: str,
-    kind: str,
-    payload: str,
-    user_id: str,
-) -> None:
-    """Put mail into an execution's inbox and ring for it; durable, and heard, with the transaction."""
-    await connection.execute(
-        insert(inbox).values(
-            id=mail_id, org_id=org_id, execution_id=execution_id, kind=kind, payload=payload, user_id=user_id
-        )
-    )
-    await connection.execute(select(func.pg_notify("stepstream_inbox", f":{execution_id}")))
+def _of(rows: Any, org_id: str, execution_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return rows.c.org_id == org_id, rows.c.execution_id == execution_id
+
+
+def _whole(rows: Any) -> ColumnElement[bool]:
+    return func.strpos(rows.c.path, "[") == 0
 
 
 async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[Row]:

@@ -2,11 +2,13 @@
 
 from app.db.tables.base import metadata
 from app.db.tables.executions import (
+    approvals,
     execution_events,
     execution_inbox,
     execution_steps,
     executions,
     idempotency_keys,
+    result_cache,
     step_attempts,
     workers,
 )
@@ -23,6 +25,7 @@ from app.db.tables.workflows import workflow_versions, workflows
 
 __all__ = [
     "api_keys",
+    "approvals",
     "audit_logs",
     "execution_events",
     "execution_inbox",
@@ -33,6 +36,7 @@ __all__ = [
     "metadata",
     "organizations",
     "refresh_tokens",
+    "result_cache",
     "step_attempts",
     "stream_tickets",
     "users",

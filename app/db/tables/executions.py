@@ -7,6 +7,7 @@ them in the statement that changes it, and the constraint would cost a third of 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -60,6 +61,21 @@ executions = Table(
     Column("write_no", Integer, nullable=False, server_default=text("0")),
     Column("next_seq", Integer, nullable=False, server_default=text("2")),
     Column("recoveries", Integer, nullable=False, server_default=text("0")),
+    Column("control", Text, nullable=False, server_default=text("'{}'")),
+    Column("ready", Boolean, nullable=False, server_default=text("false")),
+    Column("has_slot", Boolean, nullable=False, server_default=text("false")),
+    Column("forked_from", ID, nullable=True),
+    Column("parent_id", ID, nullable=True),
+    Column("parent_path", Text, nullable=True),
+    Column("depth", Integer, nullable=False, server_default=text("0")),
+    Column("expires_at", MOMENT, nullable=True),
+    Column("concurrency_key", ID, nullable=True),
+    Column("concurrency_limit", Integer, nullable=True),
+    Column("on_limit", Text, nullable=True),
+    Column("rate_key", ID, nullable=True),
+    Column("rate_limit", Integer, nullable=True),
+    Column("rate_seconds", Double, nullable=True),
+    Column("fingerprint", Text, nullable=True),
     ForeignKeyConstraint(
         ["org_id", "workflow_id", "workflow_version"],
         ["workflow_versions.org_id", "workflow_versions.workflow_id", "workflow_versions.version"],
@@ -68,18 +84,76 @@ executions = Table(
 )
 Index("ix_executions_org_id_id", executions.c.org_id, executions.c.id, unique=True)
 Index("ix_executions_org_id_workflow_id_id", executions.c.org_id, executions.c.workflow_id, executions.c.id)
+HOLDS_A_SLOT = "(owner IS NOT NULL AND has_slot) OR status IN ('RUNNING', 'CANCELLING')"
+WANTS_A_SLOT = "ready AND status IN ('PENDING', 'WAITING', 'PAUSED')"
 Index(
     "ix_executions_ready",
+    executions.c.org_id,
+    executions.c.user_id,
+    text("coalesce(concurrency_key, '')"),
+    text("coalesce(rate_key, '')"),
+    text("(status = 'PENDING')"),
     executions.c.priority.desc(),
     executions.c.created_at,
-    postgresql_where=text("owner IS NULL AND status IN ('PENDING', 'RUNNING', 'CANCELLING')"),
+    postgresql_where=text(WANTS_A_SLOT),
+)
+Index(
+    "ix_executions_ready_keyed",
+    executions.c.org_id,
+    postgresql_where=text(WANTS_A_SLOT + " AND (concurrency_key IS NOT NULL OR rate_key IS NOT NULL)"),
+)
+Index(
+    "ix_executions_on_limit",
+    executions.c.org_id,
+    executions.c.concurrency_key,
+    executions.c.created_at,
+    postgresql_where=text("ready AND status = 'PENDING' AND concurrency_key IS NOT NULL AND on_limit <> 'queue'"),
+)
+Index(
+    "ix_executions_orphans",
+    executions.c.created_at,
+    postgresql_where=text("ready AND status IN ('RUNNING', 'CANCELLING')"),
 )
 Index(
     "ix_executions_asleep",
     executions.c.wake_at,
-    postgresql_where=text("owner IS NULL AND status IN ('WAITING', 'PAUSED')"),
+    postgresql_where=text("owner IS NULL AND wake_at IS NOT NULL AND NOT ready"),
+)
+Index("ix_executions_holders", executions.c.org_id, executions.c.user_id, postgresql_where=text(HOLDS_A_SLOT))
+Index(
+    "ix_executions_key_holders",
+    executions.c.org_id,
+    executions.c.concurrency_key,
+    postgresql_where=text("concurrency_key IS NOT NULL AND (" + HOLDS_A_SLOT + ")"),
+)
+Index(
+    "ix_executions_rates",
+    executions.c.org_id,
+    executions.c.rate_key,
+    executions.c.started_at,
+    postgresql_where=text("rate_key IS NOT NULL AND started_at IS NOT NULL"),
+)
+Index(
+    "ix_executions_beginning",
+    executions.c.org_id,
+    executions.c.rate_key,
+    postgresql_where=text("rate_key IS NOT NULL AND started_at IS NULL AND owner IS NOT NULL"),
+)
+Index(
+    "ix_executions_expires_at",
+    executions.c.expires_at,
+    postgresql_where=text("status = 'PENDING' AND expires_at IS NOT NULL"),
 )
 Index("ix_executions_owner", executions.c.owner, postgresql_where=text("owner IS NOT NULL"))
+Index("ix_executions_parent_id", executions.c.parent_id, postgresql_where=text("parent_id IS NOT NULL"))
+Index("ix_executions_root_id", executions.c.root_id, postgresql_where=text("root_id <> id"))
+Index(
+    "ix_executions_fingerprint",
+    executions.c.org_id,
+    executions.c.fingerprint,
+    executions.c.id,
+    postgresql_where=text("fingerprint IS NOT NULL"),
+)
 
 execution_steps = Table(
     "execution_steps",
@@ -107,6 +181,11 @@ execution_steps = Table(
     Column("execution_time_ms", Double, nullable=True),
     Column("tokens_used", BigInteger, nullable=False),
     Column("cost", Double, nullable=False),
+    Column("awaits", Text, nullable=True),
+    Column("reused_from", ID, nullable=True),
+    Column("iteration", Integer, nullable=False, server_default=text("0")),
+    Column("items", Integer, nullable=True),
+    Column("edited_by", ID, nullable=True),
     postgresql_with={"fillfactor": "70"},
 )
 
@@ -124,6 +203,7 @@ step_attempts = Table(
     Column("error_code", Text, nullable=True),
     Column("started_at", MOMENT, nullable=True),
     Column("completed_at", MOMENT, nullable=False),
+    Column("trace", Text, nullable=True),
 )
 
 execution_events = Table(
@@ -150,6 +230,9 @@ execution_inbox = Table(
     Column("user_id", ID, nullable=True),
     created_at(),
     Column("applied_at", MOMENT, nullable=True),
+    Column("topic", Text, nullable=True),
+    Column("dedupe_key", Text, nullable=True),
+    Column("consumed_by", Text, nullable=True),
     ForeignKeyConstraint(["org_id", "execution_id"], ["executions.org_id", "executions.id"], ondelete="CASCADE"),
 )
 Index(
@@ -158,6 +241,54 @@ Index(
     execution_inbox.c.id,
     postgresql_where=text("applied_at IS NULL"),
 )
+Index(
+    "ix_execution_inbox_kept",
+    execution_inbox.c.execution_id,
+    execution_inbox.c.id,
+    postgresql_where=text("applied_at IS NOT NULL AND topic IS NOT NULL AND consumed_by IS NULL"),
+)
+Index(
+    "ix_execution_inbox_dedupe",
+    execution_inbox.c.org_id,
+    execution_inbox.c.execution_id,
+    execution_inbox.c.kind,
+    execution_inbox.c.dedupe_key,
+    unique=True,
+    postgresql_where=text("dedupe_key IS NOT NULL"),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("org_id", ID, nullable=False),
+    Column("execution_id", ID, nullable=False),
+    Column("path", Text, nullable=True),
+    Column("status", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("message", Text, nullable=True),
+    Column("form", Text, nullable=True),
+    Column("deciders", Text, nullable=False),
+    Column("quorum", Integer, nullable=False),
+    created_at(),
+    Column("deadline_at", MOMENT, nullable=True),
+    Column("decided_at", MOMENT, nullable=True),
+    ForeignKeyConstraint(["org_id", "execution_id"], ["executions.org_id", "executions.id"], ondelete="CASCADE"),
+)
+Index("ix_approvals_execution_id", approvals.c.execution_id)
+Index("ix_approvals_pending", approvals.c.org_id, approvals.c.id, postgresql_where=text("status = 'PENDING'"))
+
+result_cache = Table(
+    "result_cache",
+    metadata,
+    Column("org_id", ID, primary_key=True),
+    Column("key", ID, primary_key=True),
+    Column("output", Text, nullable=False),
+    Column("ports", Text, nullable=False),
+    created_at(),
+    Column("expires_at", MOMENT, nullable=False),
+)
+Index("ix_result_cache_expires_at", result_cache.c.expires_at)
 
 idempotency_keys = Table(
     "idempotency_keys",

@@ -1,19 +1,28 @@
 """Executions on the wire."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.api.responses import stored
+from app.api.v1.schemas.execution_steps import Step, step_views
+from app.api.v1.schemas.outlook import WithOutlook
 from app.db.queries.executions import Row
+from app.domain.definition import Budget
+from app.domain.durations import Span
 from app.domain.events import StreamEvent
-from app.domain.states import AttemptStatus, ExecutionStatus, StepStatus
+from app.domain.jsontext import JSON, decode
+from app.domain.states import ExecutionStatus, StepStatus
 from app.services.executions import ExecutionDetail
 
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
+StepName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+Breakpoints = Annotated[list[StepName], Field(max_length=500)]
+Pins = Annotated[dict[StepName, Any], Field(max_length=500)]
+Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
 class StartOptions(BaseModel):
@@ -24,6 +33,24 @@ class StartOptions(BaseModel):
     input: Any = Field(default=None, description="Any JSON; checked against the workflow's `input` schema.")
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
     priority: int = Field(default=0, ge=-100, le=100, description="Higher is claimed first.")
+    start_at: Moment | None = Field(
+        default=None, description="Not before this time, at most 366 days ahead.", examples=["2030-01-01T06:00:00Z"]
+    )
+    queue_ttl: Span | None = Field(
+        default=None, description="Fails if it has not begun so long after it might; none: as the workflow says."
+    )
+    breakpoints: Breakpoints = Field(default_factory=list, description="Steps to pause before.")
+    pins: Pins = Field(default_factory=dict, description="Outputs of steps by id; those steps do not run.")
+    budget: Budget | None = Field(
+        default=None, description="Limits that pause the execution; by default its workflow's."
+    )
+
+    def control(self) -> dict[str, JSON]:
+        """What is asked of the execution besides its input, without what is not used."""
+        asked: dict[str, JSON] = {"breakpoints": [*self.breakpoints], "pins": self.pins}
+        if self.budget is not None:
+            asked["budget"] = self.budget.model_dump(exclude_none=True)
+        return {name: value for name, value in asked.items() if value}
 
 
 class StartExecution(StartOptions):
@@ -35,14 +62,6 @@ class StartExecution(StartOptions):
     )
 
     workflow_id: str = Field(min_length=1, max_length=64)
-
-
-class ControlRequest(BaseModel):
-    """Why a person asks for it; shown in events and the audit log."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "Wrong input"}]})
-
-    reason: Annotated[str, StringConstraints(max_length=500)] | None = None
 
 
 class Execution(BaseModel):
@@ -66,54 +85,14 @@ class Execution(BaseModel):
     cost: float
     duration_seconds: float | None
     progress: int
-    retry_of: str | None
+    retry_of: str | None = Field(description="The execution that this one repairs.")
+    forked_from: str | None = Field(description="The execution that this one replays.")
+    parent_id: str | None = Field(description="The execution whose step started this one.")
     labels: dict[str, str]
     wake_at: datetime | None
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
-
-
-class Attempt(BaseModel):
-    """One ended attempt of a step."""
-
-    attempt: int
-    status: AttemptStatus
-    worker_id: str
-    error: str | None
-    error_code: str | None
-    started_at: datetime | None
-    completed_at: datetime
-
-
-class Step(BaseModel):
-    """One step of a run, PENDING if it has not been reached."""
-
-    id: str
-    step_number: int
-    name: str
-    type: str
-    status: StepStatus
-    reason: str | None
-    attempt: int
-    input: Any
-    output: Any
-    ports: list[str]
-    error: str | None
-    error_code: str | None
-    wake_at: datetime | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    execution_time_ms: float | None
-    tokens_used: int
-    cost: float
-    attempts: list[Attempt]
-
-
-class Steps(BaseModel):
-    """All steps of a run in topological order."""
-
-    data: list[Step]
 
 
 class ExecutionMetrics(BaseModel):
@@ -128,9 +107,33 @@ class ExecutionMetrics(BaseModel):
     queue_seconds: float | None
 
 
-class ExecutionWithSteps(Execution):
-    """The record with its steps, attempts and figures."""
+class Pause(BaseModel):
+    """Why no step starts, and who asked for it; `at` is the step it is held before."""
 
+    model_config = ConfigDict(extra="allow")
+
+    reason: str
+    detail: str | None = None
+    user_id: str | None = None
+    at: str | None = None
+
+
+class ControlState(BaseModel):
+    """What people have asked of the execution. `pins` names the steps whose output is given."""
+
+    breakpoints: list[str]
+    pins: list[str]
+    only: str | None = Field(description="The one step to run.")
+    budget: Budget | None
+    pause: Pause | None
+
+
+class ExecutionWithSteps(Execution, WithOutlook):
+    """The record with its steps, attempts and figures; `root_id` is the first of its line of retries and replays."""
+
+    root_id: str
+    priority: int
+    control: ControlState
     steps: list[Step]
     metrics: ExecutionMetrics
 
@@ -205,6 +208,8 @@ def execution_view(row: Row) -> dict[str, Any]:
         "duration_seconds": row["duration_seconds"],
         "progress": row["progress"],
         "retry_of": row["retry_of"],
+        "forked_from": row["forked_from"],
+        "parent_id": row["parent_id"],
         "labels": row["labels"],
         "wake_at": row["wake_at"],
         "created_at": row["created_at"],
@@ -215,16 +220,26 @@ def execution_view(row: Row) -> dict[str, Any]:
 
 def detail_view(detail: ExecutionDetail) -> dict[str, Any]:
     """An execution with its steps in topological order."""
-    attempts: dict[str, list[dict[str, Any]]] = {}
-    for row in detail.attempts:
-        attempts.setdefault(row["path"], []).append(_attempt_view(row))
-    reached = {row["path"]: _step_view(row, attempts.get(row["path"], [])) for row in detail.steps}
-    if detail.workflow is not None:
-        for step in detail.workflow.steps:
-            pending = _pending_view(step.id, step.number, step.definition.title, step.definition.type)
-            reached.setdefault(step.id, pending)
-    steps = sorted(reached.values(), key=lambda step: (step["step_number"], step["id"]))
-    return execution_view(detail.row) | {"steps": steps, "metrics": _metrics(detail.row, steps)}
+    steps = step_views(detail)
+    return execution_view(detail.row) | {
+        "root_id": detail.row["root_id"],
+        "priority": detail.row["priority"],
+        "control": control_view(detail.row["control"]),
+        "steps": steps,
+        "metrics": _metrics(detail.row, steps),
+    }
+
+
+def control_view(text: str) -> dict[str, Any]:
+    """What people have asked of an execution, without the outputs that they pinned."""
+    control: Any = decode(text)
+    return {
+        "breakpoints": control.get("breakpoints", []),
+        "pins": sorted(control.get("pins", ())),
+        "only": control.get("only"),
+        "budget": control.get("budget"),
+        "pause": control.get("pause"),
+    }
 
 
 def aggregate_view(rows: Sequence[Row]) -> dict[str, Any]:
@@ -246,56 +261,6 @@ def _number(value: Any) -> float | int | None:
     if value is None or isinstance(value, int | float):
         return value
     return int(value) if value == int(value) else float(value)
-
-
-def _step_view(row: Row, attempts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": row["path"],
-        "step_number": row["step_number"],
-        "name": row["name"],
-        "type": row["type"],
-        "status": row["status"],
-        "reason": row["reason"],
-        "attempt": row["attempt"],
-        "input": stored(row["input"]),
-        "output": stored(row["output"]),
-        "ports": row["ports"],
-        "error": row["error"],
-        "error_code": row["error_code"],
-        "wake_at": row["wake_at"],
-        "started_at": row["started_at"],
-        "completed_at": row["completed_at"],
-        "execution_time_ms": row["execution_time_ms"],
-        "tokens_used": row["tokens_used"],
-        "cost": row["cost"],
-        "attempts": attempts,
-    }
-
-
-def _pending_view(step_id: str, number: int, name: str, kind: str) -> dict[str, Any]:
-    blank = dict.fromkeys(
-        (
-            "reason", "input", "output", "error", "error_code", "wake_at", "started_at", "completed_at",
-            "execution_time_ms",
-        )
-    )  # fmt: skip
-    return blank | {
-        "id": step_id,
-        "step_number": number,
-        "name": name,
-        "type": kind,
-        "status": StepStatus.PENDING.value,
-        "attempt": 0,
-        "ports": [],
-        "tokens_used": 0,
-        "cost": 0.0,
-        "attempts": [],
-    }
-
-
-def _attempt_view(row: Row) -> dict[str, Any]:
-    names = ("attempt", "status", "worker_id", "error", "error_code", "started_at", "completed_at")
-    return {name: row[name] for name in names}
 
 
 def _metrics(row: Row, steps: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,275 @@
+"""`stepstream executions`: the commands that ask something of runs, and their options."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from app.cli.options import (
+    Access,
+    AsJson,
+    DataDir,
+    Execution,
+    Follow,
+    Labels,
+    Reason,
+    Selection,
+    Server,
+    Since,
+    Statuses,
+    Token,
+    Until,
+    Workflow,
+    example,
+)
+
+controls = typer.Typer(rich_markup_mode="rich")
+
+Approval = Annotated[
+    str,
+    typer.Argument(metavar="APPROVAL|ID|last", help="An approval, or the execution if it waits for exactly one."),
+]
+Comment = Annotated[str | None, typer.Option("--comment", "-m", help="Kept with the decision.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="JSON|@FILE", help="What the form asks for.")]
+Latest = Annotated[bool, typer.Option("--latest", help="On the latest version of the workflow, not on its own.")]
+RedoOnce = Annotated[bool, typer.Option("--redo-once", help="Also repeat steps that must happen once, and did.")]
+
+
+class BulkAction(StrEnum):
+    """What can be asked of many."""
+
+    CANCEL = "cancel"
+    TERMINATE = "terminate"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+
+
+@controls.command(epilog=example("stepstream executions cancel last --reason 'wrong input'"))
+def cancel(
+    execution: Execution,
+    reason: Reason = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Cancel an execution: running steps may end within a grace, and what it started is cancelled too."""
+    from app.cli import asking as work
+
+    raise typer.Exit(work.ask("cancel", execution, reason, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(epilog=example("stepstream executions terminate last"))
+def terminate(
+    execution: Execution,
+    reason: Reason = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """End an execution at once: whether its running steps took effect stays unknown."""
+    from app.cli import asking as work
+
+    raise typer.Exit(work.ask("terminate", execution, reason, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(epilog=example("stepstream executions pause last"))
+def pause(
+    execution: Execution,
+    reason: Reason = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let no further step of an execution start; its timeouts stand still."""
+    from app.cli import asking as work
+
+    raise typer.Exit(work.ask("pause", execution, reason, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(epilog=example("stepstream executions resume last"))
+def resume(
+    execution: Execution,
+    reason: Reason = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let a paused execution go on."""
+    from app.cli import asking as work
+
+    raise typer.Exit(work.ask("resume", execution, reason, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(epilog=example("stepstream executions step last"))
+def step(
+    execution: Execution,
+    reason: Reason = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let exactly one step of a paused execution start."""
+    from app.cli import asking as work
+
+    raise typer.Exit(work.ask("step", execution, reason, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(epilog=example("stepstream executions signal last paid --payload '{\"amount\": 120}'"))
+def signal(
+    execution: Execution,
+    name: Annotated[str, typer.Argument(help="The name of the signal.")],
+    payload: Annotated[
+        str | None, typer.Option("--payload", "-p", metavar="JSON|@FILE|TEXT", help="What it carries.")
+    ] = None,
+    dedupe_key: Annotated[
+        str | None, typer.Option("--dedupe-key", help="Of those with the same name and key, it counts once.")
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Send a signal to an execution, before or while a step waits for it; prints the signal's id."""
+    from app.cli import asking as work
+
+    letter = work.Letter(name, payload, dedupe_key)
+    raise typer.Exit(work.signal(execution, letter, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(epilog=example("stepstream executions approve last --comment 'looks right'"))
+def approve(
+    approval: Approval,
+    comment: Comment = None,
+    data: Data = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Approve what an execution waits for."""
+    from app.cli import deciding as work
+
+    decision = work.Decision("approve", comment, data)
+    raise typer.Exit(work.decide(approval, decision, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(epilog=example("stepstream executions reject last --comment 'a duplicate'"))
+def reject(
+    approval: Approval,
+    comment: Comment = None,
+    data: Data = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Reject what an execution waits for."""
+    from app.cli import deciding as work
+
+    decision = work.Decision("reject", comment, data)
+    raise typer.Exit(work.decide(approval, decision, Access(server, token, data_dir), as_json=as_json))
+
+
+@controls.command(
+    epilog=example("stepstream executions retry last --follow", "stepstream executions retry exec_01 --from charge[3]")
+)
+def retry(
+    execution: Execution,
+    from_step: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="From this step or item on \\[what did not end well].")
+    ] = None,
+    latest: Latest = False,
+    redo_once: RedoOnce = False,
+    reason: Reason = None,
+    follow: Follow = False,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Repair a failed execution by a new one that reuses its finished steps; prints the new one's id."""
+    from app.cli import repeating as work
+
+    wanted = work.Repeat(from_step=from_step, latest=latest, redo_once=redo_once, reason=reason)
+    output = work.Output(follow=follow, as_json=as_json)
+    raise typer.Exit(work.retry(execution, wanted, Access(server, token, data_dir), output))
+
+
+@controls.command(
+    epilog=example(
+        'stepstream executions replay last --from qualify --input \'{"city": "Hamburg"}\'',
+        "stepstream executions replay last --pin find='{\"leads\": []}' --follow",
+    )
+)
+def replay(
+    execution: Execution,
+    from_step: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="From this step or item on \\[the start].")
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option("--input", "-i", metavar="JSON|@FILE|TEXT", help="Another input \\[the same].")
+    ] = None,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option("--pin", metavar="STEP=JSON", help="A step's output: it does not run; repeatable."),
+    ] = None,
+    breakpoint_: Annotated[
+        list[str] | None, typer.Option("--breakpoint", "-b", metavar="STEP", help="Pause before it; repeatable.")
+    ] = None,
+    latest: Latest = False,
+    redo_once: RedoOnce = False,
+    reason: Reason = None,
+    follow: Follow = False,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run an ended execution again as a new one, from any step, with another input if wanted; prints its id."""
+    from app.cli import repeating as work
+
+    wanted = work.Repeat(from_step=from_step, latest=latest, redo_once=redo_once, reason=reason)
+    edits = work.Edits(value, pin or [], breakpoint_ or [])
+    output = work.Output(follow=follow, as_json=as_json)
+    raise typer.Exit(work.replay(execution, wanted, edits, Access(server, token, data_dir), output))
+
+
+@controls.command(
+    epilog=example(
+        "stepstream executions bulk cancel --workflow wf_sales --dry-run",
+        "stepstream executions bulk retry --fingerprint FINGERPRINT --yes",
+    )
+)
+def bulk(
+    action: Annotated[BulkAction, typer.Argument(help="What to ask of them.")],
+    status: Statuses = None,
+    workflow: Workflow = None,
+    label: Labels = None,
+    since: Since = None,
+    until: Until = None,
+    fingerprint: Annotated[str | None, typer.Option(help="Only those that failed in this way.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this one; repeatable.")] = None,
+    reason: Reason = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    server: Server = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Ask the same of every execution that matches: counts them first, and asks you.
+
+    Nothing is done if another number of them matches by the time you have answered.
+    """
+    from app.cli import bulk as work
+
+    wanted = work.Bulk(
+        action.value, Selection(status, workflow, label, since, until), fingerprint, ids, reason, dry_run, yes
+    )
+    raise typer.Exit(work.bulk(wanted, Access(server, token, data_dir), as_json=as_json))

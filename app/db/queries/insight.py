@@ -1,0 +1,390 @@
+"""What it takes to understand runs, read within the tenant's scope. Every answer is bounded, whatever is stored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Select,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.queries.executions import SHOWN, Row
+from app.db.tables import approvals, workflow_versions
+from app.db.tables import execution_events as events
+from app.db.tables import execution_inbox as inbox
+from app.db.tables import execution_steps as steps
+from app.db.tables import executions as table
+from app.db.tables import step_attempts as attempts
+from app.db.tables.executions import HOLDS_A_SLOT, WANTS_A_SLOT
+
+LOOKED_AT = 1_000
+"""How many earlier executions are searched for those that completed."""
+COUNTED_AHEAD = 1_000
+OPEN_STEPS, TIMED_STEPS, TIMED_ATTEMPTS, TIMED_EVENTS, LISTED = 200, 1_000, 5_000, 5_000, 20
+_HOLDS_A_SLOT = literal_column("(" + HOLDS_A_SLOT + ")", Boolean)
+_WANTS_A_SLOT = literal_column("(" + WANTS_A_SLOT + ")", Boolean)
+"""Written out, not bound: only so the planner sees that the partial indexes on them serve."""
+_IS_ITEM = func.strpos(steps.c.path, "[") > 0
+
+
+async def state(connection: AsyncConnection, org_id: str, execution_id: str) -> Row | None:
+    """The whole row, with the database's time as `now`."""
+    query = select(table, func.clock_timestamp().label("now")).where(
+        table.c.org_id == org_id, table.c.id == execution_id
+    )
+    return next(iter(await _rows(connection, query)), None)
+
+
+async def open_steps(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
+    """Steps that run or wait, those for a time first in the order of that time; without their payloads."""
+    query = (
+        select(
+            steps.c.path, steps.c.status, steps.c.attempt, steps.c.reason, steps.c.wake_at, steps.c.error,
+            steps.c.error_code, steps.c.attempt_started_at, steps.c.awaits,
+        )
+        .where(
+            steps.c.org_id == org_id,
+            steps.c.execution_id == execution_id,
+            steps.c.status.in_(("RUNNING", "WAITING")),
+        )
+        .order_by(_IS_ITEM, steps.c.wake_at, steps.c.step_number, steps.c.path)
+        .limit(OPEN_STEPS)
+    )  # fmt: skip
+    return await _rows(connection, query)
+
+
+async def undecided(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
+    """Approvals nobody has decided on yet."""
+    query = (
+        select(approvals.c.id, approvals.c.path, approvals.c.title, approvals.c.deadline_at)
+        .where(approvals.c.org_id == org_id, approvals.c.execution_id == execution_id, approvals.c.status == "PENDING")
+        .order_by(approvals.c.id)
+        .limit(LISTED)
+    )
+    return await _rows(connection, query)
+
+
+async def unread_mail(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
+    """What was asked of the execution and its owner has not taken note of."""
+    query = (
+        select(inbox.c.kind, inbox.c.created_at)
+        .where(inbox.c.org_id == org_id, inbox.c.execution_id == execution_id, inbox.c.applied_at.is_(None))
+        .order_by(inbox.c.id)
+        .limit(LISTED)
+    )
+    return await _rows(connection, query)
+
+
+async def cancel_asked_at(connection: AsyncConnection, org_id: str, execution_id: str) -> datetime | None:
+    """When somebody first asked for its end."""
+    query = select(func.min(inbox.c.created_at)).where(
+        inbox.c.org_id == org_id, inbox.c.execution_id == execution_id, inbox.c.kind.in_(("cancel", "terminate"))
+    )
+    found: datetime | None = await connection.scalar(query)
+    return found
+
+
+async def user_slots(connection: AsyncConnection, org_id: str, user_id: str) -> tuple[int, list[str]]:
+    """How many executions hold a slot of a user, and the oldest of them."""
+    return await _holders(connection, table.c.org_id == org_id, table.c.user_id == user_id)
+
+
+async def org_slots(connection: AsyncConnection, org_id: str) -> tuple[int, list[str]]:
+    """How many executions hold a slot of the organisation, and the oldest of them."""
+    return await _holders(connection, table.c.org_id == org_id)
+
+
+async def key_slots(connection: AsyncConnection, org_id: str, key: str) -> tuple[int, list[str]]:
+    """How many executions hold a slot of a concurrency key, and the oldest of them."""
+    return await _holders(connection, table.c.org_id == org_id, table.c.concurrency_key == key)
+
+
+async def _holders(connection: AsyncConnection, *whose: ColumnElement[bool]) -> tuple[int, list[str]]:
+    query = (
+        select(table.c.id, func.count().over().label("held"))
+        .where(*whose, _HOLDS_A_SLOT)
+        .order_by(table.c.created_at, table.c.id)
+        .limit(LISTED)
+    )
+    rows = await _rows(connection, query)
+    return (rows[0]["held"] if rows else 0), [row["id"] for row in rows]
+
+
+async def begun_within(connection: AsyncConnection, row: Row) -> Sequence[datetime]:
+    """When executions of the row's rate key began within its span, the newest first; at most as many as may."""
+    since = row["now"] - timedelta(seconds=row["rate_seconds"])
+    query = (
+        select(table.c.started_at)
+        .where(table.c.org_id == row["org_id"], table.c.rate_key == row["rate_key"], table.c.started_at > since)
+        .order_by(table.c.started_at.desc())
+        .limit(row["rate_limit"])
+    )
+    return [found["started_at"] for found in await _rows(connection, query)]
+
+
+async def ahead_of(connection: AsyncConnection, row: Row) -> int:
+    """How many of its own queue go before it: same user, or same concurrency key. Counts to a thousand."""
+    if row["concurrency_key"] is None:
+        queue = [table.c.user_id == row["user_id"], table.c.concurrency_key.is_(None)]
+    else:
+        queue = [table.c.concurrency_key == row["concurrency_key"]]
+    place = (table.c.status == "PENDING", -table.c.priority, table.c.created_at, table.c.id)
+    mine = (literal(row["status"] == "PENDING"), literal(-row["priority"]), row["created_at"], row["id"])
+    before = (
+        select(table.c.id)
+        .where(table.c.org_id == row["org_id"], _WANTS_A_SLOT, *queue, tuple_(*place) < tuple_(*mine))
+        .limit(COUNTED_AHEAD)
+        .subquery()
+    )
+    return int(await connection.scalar(select(func.count()).select_from(before)) or 0)
+
+
+async def newest_success(connection: AsyncConnection, org_id: str, workflow_id: str, before: str) -> Row | None:
+    """The last COMPLETED execution of a workflow before one, among the thousand before it; whole runs only."""
+    recent = (
+        select(table.c.id, table.c.status, table.c.control)
+        .where(table.c.org_id == org_id, table.c.workflow_id == workflow_id, table.c.id < before)
+        .order_by(table.c.id.desc())
+        .limit(LOOKED_AT)
+        .subquery()
+    )
+    whole_run = func.strpos(recent.c.control, '"only":') == 0
+    newest = select(recent.c.id).where(recent.c.status == "COMPLETED", whole_run).order_by(recent.c.id.desc()).limit(1)
+    query = select(*SHOWN).where(table.c.org_id == org_id, table.c.id == newest.scalar_subquery())
+    return next(iter(await _rows(connection, query)), None)
+
+
+async def definition_text(connection: AsyncConnection, org_id: str, workflow_id: str, version: int) -> str | None:
+    """The JSON text of a version's definition."""
+    query = select(workflow_versions.c.definition).where(
+        workflow_versions.c.org_id == org_id,
+        workflow_versions.c.workflow_id == workflow_id,
+        workflow_versions.c.version == version,
+    )
+    found: str | None = await connection.scalar(query)
+    return found
+
+
+_COMPARED = (
+    "path", "step_number", "status", "ports", "reason", "error", "error_code", "execution_time_ms", "tokens_used",
+    "cost",
+)  # fmt: skip
+
+
+async def compared_steps(
+    connection: AsyncConnection, org_id: str, left: str, right: str, paths: Sequence[str]
+) -> Sequence[Row]:
+    """These steps of two executions side by side, as `left_…` and `right_…`, in the order of the right one.
+
+    Payloads are only said to differ, with their sizes in characters.
+    """
+    one, other = (
+        _steps_of(org_id, execution_id, paths).cte(name) for execution_id, name in ((left, "l"), (right, "r"))
+    )
+    columns = [
+        side.c[name].label(f"{word}_{name}") for word, side in (("left", one), ("right", other)) for name in _COMPARED
+    ]
+    sizes = [
+        func.greatest(func.length(one.c[name]), func.length(other.c[name])).label(f"{name}_size")
+        for name in ("input", "output")
+    ]
+    differ = [one.c[name].is_distinct_from(other.c[name]).label(f"{name}_differs") for name in ("input", "output")]
+    query = (
+        select(*columns, *sizes, *differ)
+        .select_from(one.join(other, one.c.path == other.c.path, full=True))
+        .order_by(func.coalesce(other.c.step_number, one.c.step_number), func.coalesce(other.c.path, one.c.path))
+    )
+    return await _rows(connection, query)
+
+
+def _steps_of(org_id: str, execution_id: str, paths: Sequence[str]) -> Select[Any]:
+    return select(steps).where(
+        steps.c.org_id == org_id, steps.c.execution_id == execution_id, steps.c.path == _any_of(paths)
+    )
+
+
+async def payloads(
+    connection: AsyncConnection, org_id: str, execution_ids: Sequence[str], paths: Sequence[str], longest: int
+) -> Sequence[Row]:
+    """Inputs and outputs of these steps of these executions; null where they have more characters than `longest`."""
+    texts = [
+        case((func.length(column) <= longest, column)).label(column.name) for column in (steps.c.input, steps.c.output)
+    ]
+    query = select(steps.c.execution_id, steps.c.path, *texts).where(
+        steps.c.org_id == org_id, steps.c.execution_id.in_(execution_ids), steps.c.path == _any_of(paths)
+    )
+    return await _rows(connection, query)
+
+
+async def timed_steps(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
+    """Times of steps, items of a `for_each` last; one more than `TIMED_STEPS` if there are more."""
+    query = (
+        select(
+            steps.c.path, steps.c.step_number, steps.c.status, steps.c.attempt, steps.c.reason, steps.c.ports,
+            steps.c.started_at, steps.c.attempt_started_at, steps.c.completed_at, steps.c.execution_time_ms,
+            steps.c.wake_at, steps.c.reused_from,
+        )
+        .where(steps.c.org_id == org_id, steps.c.execution_id == execution_id)
+        .order_by(_IS_ITEM, steps.c.step_number, steps.c.path)
+        .limit(TIMED_STEPS + 1)
+    )  # fmt: skip
+    return await _rows(connection, query)
+
+
+async def timed_attempts(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
+    """Times of ended attempts; one more than `TIMED_ATTEMPTS` if there are more."""
+    query = (
+        select(attempts.c.path, attempts.c.attempt, attempts.c.status, attempts.c.started_at, attempts.c.completed_at)
+        .where(attempts.c.org_id == org_id, attempts.c.execution_id == execution_id)
+        .order_by(func.strpos(attempts.c.path, "[") > 0, attempts.c.path, attempts.c.attempt)
+        .limit(TIMED_ATTEMPTS + 1)
+    )
+    return await _rows(connection, query)
+
+
+async def events_of(connection: AsyncConnection, org_id: str, execution_id: str, types: Sequence[str]) -> Sequence[Row]:
+    """Events of these types in order; one more than `TIMED_EVENTS` if there are more."""
+    query = (
+        select(events.c.type, events.c.step_id, events.c.timestamp, events.c.data)
+        .where(events.c.org_id == org_id, events.c.execution_id == execution_id, events.c.type.in_(types))
+        .order_by(events.c.seq)
+        .limit(TIMED_EVENTS + 1)
+    )
+    return await _rows(connection, query)
+
+
+async def usual_times(
+    connection: AsyncConnection, org_id: str, workflow_id: str, paths: Sequence[str]
+) -> dict[str, float]:
+    """Mean milliseconds from start to end of these steps over the workflow's last 20 COMPLETED executions.
+
+    A step that a run skipped took it no time; one that was reused says nothing.
+    """
+    recent = (
+        select(table.c.id, table.c.status)
+        .where(table.c.org_id == org_id, table.c.workflow_id == workflow_id)
+        .order_by(table.c.id.desc())
+        .limit(LOOKED_AT)
+        .subquery()
+    )
+    last = select(recent.c.id).where(recent.c.status == "COMPLETED").order_by(recent.c.id.desc()).limit(LISTED)
+    # Two statements: told the ids, the planner reads only these executions' steps.
+    ids = list(await connection.scalars(last))
+    took = func.extract("epoch", steps.c.completed_at - steps.c.started_at) * 1000
+    query = (
+        select(steps.c.path, func.avg(func.coalesce(took, 0)).label("usual"))
+        .where(
+            steps.c.org_id == org_id,
+            steps.c.execution_id == _any_of(ids),
+            steps.c.path == _any_of(paths),
+            steps.c.reused_from.is_(None),
+        )
+        .group_by(steps.c.path)
+    )
+    return {row["path"]: float(row["usual"]) for row in await _rows(connection, query)}
+
+
+def _any_of(paths: Sequence[str]) -> ColumnElement[Any]:
+    return any_(cast(list(paths), ARRAY(Text)))
+
+
+@dataclass(frozen=True, slots=True)
+class FailureFilter:
+    """What failure groups are narrowed to; empty fields narrow nothing."""
+
+    workflow_id: str | None = None
+    created_after: datetime | None = None
+
+
+GROUPS = text("""
+WITH RECURSIVE kinds(fingerprint) AS (
+  (SELECT e.fingerprint FROM executions e
+    WHERE e.org_id = :org_id AND e.fingerprint IS NOT NULL
+      AND e.fingerprint >= coalesce(CAST(:fingerprint AS text), '')
+    ORDER BY e.fingerprint LIMIT 1)
+  UNION ALL
+  SELECT (SELECT e.fingerprint FROM executions e
+           WHERE e.org_id = :org_id AND e.fingerprint IS NOT NULL AND e.fingerprint > kinds.fingerprint
+           ORDER BY e.fingerprint LIMIT 1)
+    FROM kinds WHERE kinds.fingerprint IS NOT NULL AND CAST(:fingerprint AS text) IS NULL
+), newest AS (
+  SELECT kinds.fingerprint, latest.*
+    FROM kinds CROSS JOIN LATERAL (
+      SELECT e.id, e.workflow_id, e.created_at FROM executions e
+       WHERE e.org_id = :org_id AND e.fingerprint = kinds.fingerprint ORDER BY e.id DESC LIMIT 1) AS latest
+   WHERE (CAST(:fingerprint AS text) IS NULL OR kinds.fingerprint = :fingerprint)
+     AND (CAST(:workflow_id AS text) IS NULL OR latest.workflow_id = :workflow_id)
+     AND (CAST(:created_after AS timestamptz) IS NULL OR latest.created_at >= :created_after)
+     AND (CAST(:before AS text) IS NULL OR latest.id < :before)
+   ORDER BY latest.id DESC LIMIT :limit
+)
+SELECT newest.fingerprint, newest.id AS latest_execution_id, latest.error AS sample_message, latest.error_code,
+       failed.path AS step_id, counted.count, counted.workflow_ids, counted.first_seen, counted.last_seen
+  FROM newest
+  JOIN executions latest ON latest.org_id = :org_id AND latest.id = newest.id
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS count, array_agg(DISTINCT e.workflow_id) AS workflow_ids,
+           min(coalesce(e.completed_at, e.created_at)) AS first_seen,
+           max(coalesce(e.completed_at, e.created_at)) AS last_seen
+      FROM executions e
+     WHERE e.org_id = :org_id AND e.fingerprint = newest.fingerprint
+       AND (CAST(:created_after AS timestamptz) IS NULL OR e.created_at >= :created_after)) AS counted
+  LEFT JOIN LATERAL (
+    SELECT s.path FROM execution_steps s
+     WHERE s.org_id = :org_id AND s.execution_id = newest.id AND s.status = 'FAILED' AND strpos(s.path, '[') = 0
+       AND s.error_code = latest.error_code AND s.error = latest.error
+     ORDER BY s.completed_at, s.step_number LIMIT 1) AS failed ON true
+ ORDER BY newest.id DESC""")
+"""Jumps from fingerprint to fingerprint in the index, so that the price is by groups, not by failures; only the groups
+of the page are counted."""
+
+
+async def failure_groups(
+    connection: AsyncConnection,
+    org_id: str,
+    wanted: FailureFilter,
+    *,
+    before: str | None,
+    limit: int,
+    fingerprint: str | None = None,
+) -> Sequence[Row]:
+    """Groups whose newest execution has an id < `before`, the newest first."""
+    values = {
+        "org_id": org_id,
+        "fingerprint": fingerprint,
+        "workflow_id": wanted.workflow_id,
+        "created_after": wanted.created_after,
+        "before": before,
+        "limit": limit,
+    }
+    return [dict(row) for row in (await connection.execute(GROUPS, values)).mappings()]
+
+
+async def with_fingerprint(connection: AsyncConnection, org_id: str, fingerprint: str) -> Sequence[Row]:
+    """The newest executions of a failure group."""
+    query = (
+        select(*SHOWN)
+        .where(table.c.org_id == org_id, table.c.fingerprint == fingerprint)
+        .order_by(table.c.id.desc())
+        .limit(LISTED)
+    )
+    return await _rows(connection, query)
+
+
+async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[Row]:
+    return [dict(row) for row in (await connection.execute(query)).mappings()]

@@ -1,0 +1,96 @@
+"""What a retry or a replay takes over from the run before it, so that nothing is done or paid for twice.
+
+A step is carried when it completed, or was skipped by the graph, and nothing upstream of it is done again. What is done
+again: the step that was named, or (none named) whatever did not end well; what the version now run has no such step
+for; and everything downstream of those. A step that must happen once and did is carried all the same, unless it is
+asked for again. An error handler is not: it answers the failure that is being repaired.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from app.domain.compiled import CompiledStep, CompiledWorkflow
+from app.domain.snapshot import CUT_OFF_REASONS
+from app.domain.states import StepStatus
+from app.domain.steps import Effect
+
+NOT_SELECTED = "not_selected"
+"""Why a step was skipped in a run of one step alone."""
+
+_ITEM = re.compile(r"(?P<step>[^\[]+)\[(?P<index>0|[1-9][0-9]{0,8})\]")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierStep:
+    """A step, or one item (`map[3]`), as the earlier run left it."""
+
+    path: str
+    type: str
+    status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """What is to be done again: from a step (`qualify`) or of one item (`map[3]`) on, or from the start of the run.
+
+    With neither, whatever did not end well. `once`: also steps downstream that must happen once and did.
+    """
+
+    from_step: str | None = None
+    from_start: bool = False
+    once: bool = False
+
+
+def carried(workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Redo) -> list[str]:
+    """The paths of the rows to take over into a run of `workflow`, in topological order, items behind their step."""
+    steps: dict[str, EarlierStep] = {}
+    items: dict[str, list[str]] = {}
+    for old in earlier:
+        name, index = split_item(old.path)
+        if index is None:
+            steps[name] = old
+        elif old.status == StepStatus.COMPLETED:
+            items.setdefault(name, []).append(old.path)
+    named, item = split_item(redo.from_step) if redo.from_step is not None else (None, None)
+    redone: set[str] = set()
+    paths: list[str] = []
+    for step in workflow.steps:
+        row = steps.get(step.id)
+        moved = redo.from_start or not redone.isdisjoint(step.upstream)
+        spared = _spared(step) and not redo.once
+        if step.id != named and _settled_by_graph(step, row) and (not moved or (spared and _completed(row))):
+            paths.append(step.id)
+        else:
+            redone.add(step.id)
+        whole = step.id == named and item is None
+        if _maps_alike(step, row) and not whole and (not moved or spared):
+            paths += [path for path in items.get(step.id, ()) if path != redo.from_step]
+    return paths
+
+
+def split_item(path: str) -> tuple[str, int | None]:
+    """The path of a step or of one item of it as (step id, index); the index is None for the step itself."""
+    found = _ITEM.fullmatch(path)
+    return (path, None) if found is None else (found["step"], int(found["index"]))
+
+
+def _spared(step: CompiledStep) -> bool:
+    return step.effect is Effect.ONCE and step.run_if != "any_failed"
+
+
+def _maps_alike(step: CompiledStep, row: EarlierStep | None) -> bool:
+    return row is not None and row.type == step.definition.type and step.definition.for_each is not None
+
+
+def _completed(row: EarlierStep | None) -> bool:
+    return row is not None and row.status == StepStatus.COMPLETED
+
+
+def _settled_by_graph(step: CompiledStep, row: EarlierStep | None) -> bool:
+    if row is None or row.type != step.definition.type:
+        return False
+    if row.status == StepStatus.SKIPPED:
+        return row.reason not in CUT_OFF_REASONS and row.reason != NOT_SELECTED
+    return row.status == StepStatus.COMPLETED

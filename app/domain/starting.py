@@ -1,0 +1,234 @@
+"""The planner's phases for what begins: steps whose needs are settled, items of a `for_each`, and what holds them."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from hashlib import sha256
+
+from app.domain.compiled import CompiledStep, CompiledWorkflow
+from app.domain.control import NO_BUDGET, Pause, PauseReason
+from app.domain.decisions import (
+    CompleteStep,
+    Decision,
+    FailStep,
+    Hold,
+    PinStep,
+    SkipStep,
+    StartMap,
+    StartStep,
+)
+from app.domain.errors import Failure, StepError, failure_of
+from app.domain.jsontext import JSON, decode, json_text
+from app.domain.snapshot import MapState, Snapshot, StepState, Succeeded, item_path, split_path
+from app.domain.states import ExecutionStatus, StepStatus
+
+MAX_ITEMS = 10_000
+MAX_MAP_OUTPUT = 16 << 20
+"""Characters of all results of a `for_each` together."""
+
+_ACCEPTS_FAILURE = frozenset({"any_failed", "all_done"})
+
+
+def starting(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+    """What becomes of pending steps whose needs are settled: started, pinned, skipped or failed."""
+    if not _may_start(snapshot):
+        return
+    failing = snapshot.first_failure is not None
+    for step in workflow.steps:
+        if snapshot.steps[step.id].status is not StepStatus.PENDING or not _needs_settled(step, snapshot):
+            continue
+        verdict = _verdict(step, snapshot, failing, now)
+        yield verdict
+        if bars_others(verdict, snapshot):
+            return
+        failing = failing or (isinstance(verdict, FailStep) and verdict.stops_run)
+
+
+def mapping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+    """What becomes of steps with `for_each`: more items start, or the step ends with its items."""
+    if snapshot.stop is not None or snapshot.status is not ExecutionStatus.RUNNING:
+        return
+    for step_id, items in snapshot.maps.items():
+        if snapshot.steps[step_id].status is not StepStatus.RUNNING:
+            continue
+        step = workflow.by_id[step_id]
+        if not items.active and (items.failure is not None or items.exhausted):
+            yield _map_ended(step, items)
+        elif items.failure is None and not snapshot.control.held:
+            for decision in _next_items(step, items, snapshot, now):
+                yield decision
+                if bars_others(decision, snapshot):
+                    return
+
+
+def attempt(step: CompiledStep, path: str, snapshot: Snapshot, now: datetime) -> Decision:
+    """An attempt with the `with` as it is now; or what keeps it from starting."""
+    if (hold := _hold(step, snapshot, now)) is not None:
+        return hold
+    try:
+        lookup = snapshot.lookup_for(path)
+        config = step.config.evaluate(lookup)
+        text = json_text(config, f"The `with` of step '{step.id}'")
+        return StartStep(path, config, text, _cache_key(step, snapshot, path, text))
+    except StepError as error:
+        return FailStep(path, failure_of(error), stops_run(step, path))
+
+
+def stops_run(step: CompiledStep, path: str) -> bool:
+    """Whether the run fails if this fails for good; of items, the step they belong to decides."""
+    return not step.definition.continue_on_error and split_path(path)[1] is None
+
+
+def _may_start(snapshot: Snapshot) -> bool:
+    return snapshot.stop is None and not snapshot.control.held and snapshot.status is ExecutionStatus.RUNNING
+
+
+def _needs_settled(step: CompiledStep, snapshot: Snapshot) -> bool:
+    """With a step's needs all its ancestors are settled, so that what it may look at changes no more."""
+    return all(snapshot.steps[edge.parent].status.settled for edge in step.edges)
+
+
+def _verdict(step: CompiledStep, snapshot: Snapshot, failing: bool, now: datetime) -> Decision:
+    if snapshot.control.only is not None:
+        return _alone(step, snapshot, now)
+    if failing and step.run_if not in _ACCEPTS_FAILURE:
+        return SkipStep(step.id, "execution_failed")
+    if (reason := _why_not(step, snapshot)) is not None:
+        return SkipStep(step.id, reason)
+    try:
+        if step.condition is not None and not step.condition.truth(snapshot.lookup):
+            return SkipStep(step.id, "condition_false")
+    except StepError as error:
+        return FailStep(step.id, failure_of(error), stops_run(step, step.id))
+    return _begun(step, snapshot, now)
+
+
+def _alone(step: CompiledStep, snapshot: Snapshot, now: datetime) -> Decision:
+    """One step runs alone, whatever comes before it; the others have the outputs they were given, or none."""
+    if step.id == snapshot.control.only or step.id in snapshot.control.pins:
+        return _begun(step, snapshot, now)
+    return SkipStep(step.id, "not_selected")
+
+
+def _begun(step: CompiledStep, snapshot: Snapshot, now: datetime) -> Decision:
+    if step.id in snapshot.control.pins:
+        return _pinned(step, snapshot.control.pins[step.id])
+    if step.items is None:
+        return attempt(step, step.id, snapshot, now)
+    if (hold := _hold(step, snapshot, now)) is not None:
+        return hold
+    try:
+        return StartMap(step.id, _values(step, step.items.evaluate(snapshot.lookup)))
+    except StepError as error:
+        return FailStep(step.id, failure_of(error), stops_run(step, step.id))
+
+
+def _pinned(step: CompiledStep, output: JSON) -> Decision:
+    try:
+        text = json_text(output, f"The output given to step '{step.id}'")
+    except StepError as error:
+        return FailStep(step.id, failure_of(error), stops_run(step, step.id))
+    case = output.get("case") if isinstance(output, dict) else None
+    ports = step.spec.ports(step.definition.config) & {case if isinstance(case, str) else ""}
+    return PinStep(step.id, Succeeded(output, text, ports, note="pinned"))
+
+
+def _why_not(step: CompiledStep, snapshot: Snapshot) -> str | None:
+    """The reason to skip a step by its `run_if`; None: it may start."""
+    parents = [(edge, snapshot.steps[edge.parent]) for edge in step.edges]
+    taken = [_taken(edge.port, state) for edge, state in parents]
+    match step.run_if:
+        case "all_done":
+            return None
+        case "any_failed":
+            failed = any(snapshot.steps[name].status is StepStatus.FAILED for name in step.upstream)
+            return None if failed else "nothing_failed"
+        case "all_succeeded":
+            succeeded = all(state.status is StepStatus.COMPLETED for _, state in parents)
+            return None if succeeded and all(taken) else "not_all_succeeded"
+        case _:
+            return None if any(taken) or not parents else "not_taken"
+
+
+def _taken(port: str | None, parent: StepState) -> bool:
+    """A settled parent's edge is taken if it completed (or failed and the run goes on) and chose the port, if any."""
+    if parent.status is StepStatus.FAILED:
+        return port is None
+    return parent.status is StepStatus.COMPLETED and (port is None or port in parent.ports)
+
+
+def _values(step: CompiledStep, values: JSON) -> list[JSON]:
+    if not isinstance(values, list):
+        message = f"`for_each` of step '{step.id}' is not a list"
+        raise StepError(message, code="for_each_not_a_list", retryable=False)
+    if len(values) > MAX_ITEMS:
+        message = f"`for_each` of step '{step.id}' has {len(values)} items; {MAX_ITEMS} are the most"
+        raise StepError(message, code="too_many_items", retryable=False)
+    return values
+
+
+def _next_items(step: CompiledStep, items: MapState, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+    room = step.definition.max_parallel - len(items.active)
+    index = items.next_index
+    while room > 0 and index < len(items.values):
+        if index not in items.results:  # else it is carried over from the run that this one repairs
+            yield attempt(step, item_path(step.id, index), snapshot, now)
+            room -= 1
+        index += 1
+
+
+def _map_ended(step: CompiledStep, items: MapState) -> Decision:
+    if items.failure is not None:
+        return FailStep(step.id, items.failure, stops_run(step, step.id))
+    texts = [items.results[index] or "null" for index in range(len(items.values))]
+    if sum(map(len, texts)) > MAX_MAP_OUTPUT:
+        message = f"The results of step '{step.id}' are larger than {MAX_MAP_OUTPUT >> 20} MiB together"
+        return FailStep(step.id, Failure("output_too_large", message, retryable=False), stops_run(step, step.id))
+    text = f"[{','.join(texts)}]"
+    return CompleteStep(step.id, Succeeded(decode(text), text))
+
+
+def _hold(step: CompiledStep, snapshot: Snapshot, now: datetime) -> Hold | None:
+    """What keeps the next attempt from starting, and pauses the run."""
+    control = snapshot.control
+    if step.id in control.breakpoints and step.id not in control.passed:
+        return Hold(Pause(PauseReason.BREAKPOINT, f"Before step '{step.id}'", at=step.id))
+    if control.steps_left == 0:
+        return Hold(Pause(PauseReason.STEPPING, f"Before step '{step.id}'", at=step.id))
+    if control.budget is NO_BUDGET:
+        return None
+    for name, used in _used(snapshot, now).items():
+        limit = getattr(control.budget, name)
+        if limit is not None and used >= limit:
+            detail = f"The run has used {used:g} of its {name} of {limit:g}, before step '{step.id}'"
+            return Hold(Pause(PauseReason.BUDGET_EXCEEDED, detail, at=step.id), (name, float(limit), used))
+    return None
+
+
+def _used(snapshot: Snapshot, now: datetime) -> dict[str, float]:
+    """What the run has used so far, by the names of its budget."""
+    began = snapshot.started_at or now
+    return {
+        "max_cost": sum(step.usage.cost for step in snapshot.steps.values()),
+        "max_tokens": float(sum(step.usage.tokens for step in snapshot.steps.values())),
+        "max_steps": float(snapshot.starts),
+        "max_duration": (now - began).total_seconds() - snapshot.control.frozen,
+    }
+
+
+def bars_others(decision: Decision, snapshot: Snapshot) -> bool:
+    """Whether another attempt may follow shows only once this is done: the run is held, or starts are counted."""
+    if isinstance(decision, Hold):
+        return True
+    counted = snapshot.control.steps_left is not None or snapshot.control.budget.max_steps is not None
+    return counted and isinstance(decision, StartStep)
+
+
+def _cache_key(step: CompiledStep, snapshot: Snapshot, path: str, config_text: str) -> str | None:
+    """Names a result of this step that may be used again; None if none may."""
+    if step.definition.cache is None:
+        return None
+    key = config_text
+    if step.cache_key is not None:
+        key = json_text(step.cache_key.evaluate(snapshot.lookup_for(path)), f"The cache key of step '{step.id}'")
+    named = "\x00".join([str(snapshot.context["workflow_id"]), step.id, step.definition.type, key])
+    return sha256(named.encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""One wish for many executions at once, with a preview that can be held against what is then done."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app import clock
+from app.auth.principal import Caller
+from app.db.queries import control as inbox
+from app.db.queries.executions import ExecutionFilter
+from app.db.tenancy import Tenancy
+from app.domain.errors import Conflict, Problem, Problems, StepstreamError, clean_text
+from app.domain.jsontext import JSON, encode
+from app.domain.mail import MailKind
+from app.services.audit import Audit
+from app.services.control import MAX_REASON
+from app.services.lineage import Lineages, RetryRequest
+
+MAX_MATCHES = 10_000
+SHOWN = 100
+RETRIES_AT_ONCE = 8
+
+BulkAction: TypeAlias = Literal["cancel", "terminate", "pause", "resume", "retry"]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkRequest:
+    """The wish. `expected_count` refuses it when another number of executions matches by now."""
+
+    action: BulkAction
+    wanted: ExecutionFilter
+    reason: str | None = None
+    dry_run: bool = False
+    expected_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotRetried:
+    """An execution of a bulk retry for which no new one was made, and why."""
+
+    execution_id: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """How many matched, to how many it was done, the first of them, and the first that a retry made."""
+
+    request: BulkRequest
+    matched: int
+    applied: int
+    execution_ids: Sequence[str]
+    new_execution_ids: Sequence[str] = ()
+    failures: Sequence[NotRetried] = ()
+
+
+class Bulk:
+    """The use case of wishes by filter."""
+
+    def __init__(self, tenancy: Tenancy, lineages: Lineages, audit: Audit) -> None:
+        self._tenancy = tenancy
+        self._lineages = lineages
+        self._audit = audit
+
+    async def apply(self, caller: Caller, request: BulkRequest) -> BulkResult:
+        """Ask it of all executions that match and can be asked: those under way, or for `retry` those that ended badly
+        and were not retried yet.
+
+        Raises Problems (`too_many_matches`) above 10,000, Conflict (`count_changed`) by `expected_count`.
+        """
+        async with self._tenancy.transaction(caller.org_id) as connection:
+            find = inbox.repairable if request.action == "retry" else inbox.running
+            found = await find(connection, caller.org_id, request.wanted, MAX_MATCHES + 1)
+            _demand_count(len(found), request.expected_count)
+            if request.dry_run:
+                return BulkResult(request, len(found), 0, found[:SHOWN])
+            applied = found if request.action == "retry" else await self._send(connection, caller, request, found)
+            if applied:
+                action = f"executions.bulk_{request.action}"
+                await self._audit.note(connection, caller, action, "executions", "", _details(request, len(applied)))
+        if request.action == "retry":
+            return await self._retry_all(caller, request, found)
+        return BulkResult(request, len(found), len(applied), applied[:SHOWN])
+
+    async def _send(
+        self, connection: AsyncConnection, caller: Caller, request: BulkRequest, ids: Sequence[str]
+    ) -> Sequence[str]:
+        return await inbox.send_to_all(
+            connection,
+            caller.org_id,
+            ids,
+            [clock.new_id("mail") for _ in ids],
+            kind=MailKind(request.action),
+            payload=encode({"reason": _said(request)}),
+            user_id=caller.user_id,
+        )
+
+    async def _retry_all(self, caller: Caller, request: BulkRequest, ids: Sequence[str]) -> BulkResult:
+        turns = asyncio.Semaphore(RETRIES_AT_ONCE)
+
+        async def one(execution_id: str) -> str | NotRetried:
+            # The key makes one new execution of two people's pressing at the same moment.
+            wanted = RetryRequest(idempotency_key=f"bulk-retry:{execution_id}")
+            async with turns:
+                try:
+                    return str((await self._lineages.retry(caller, execution_id, wanted)).row["id"])
+                except StepstreamError as error:
+                    return NotRetried(execution_id, error.error_code, error.detail)
+
+        results = await asyncio.gather(*map(one, ids))
+        made = [result for result in results if isinstance(result, str)]
+        failures = [result for result in results if isinstance(result, NotRetried)]
+        return BulkResult(request, len(ids), len(made), ids[:SHOWN], made[:SHOWN], failures[:SHOWN])
+
+
+def _demand_count(found: int, expected: int | None) -> None:
+    if found > MAX_MATCHES:
+        detail = f"More than {MAX_MATCHES} executions match: narrow the filter"
+        raise Problems(detail, [Problem("too_many_matches", detail, "/filter")], code="too_many_matches")
+    if expected is not None and found != expected:
+        detail = f"{found} executions match by now, not {expected}: look again before going on"
+        raise Conflict(detail, code="count_changed")
+
+
+def _said(request: BulkRequest) -> str | None:
+    return None if request.reason is None else clean_text(request.reason, MAX_REASON)
+
+
+def _details(request: BulkRequest, count: int) -> dict[str, JSON]:
+    wanted = request.wanted
+    narrowed: dict[str, JSON] = {
+        "status": [*sorted(wanted.statuses)],
+        "workflow_id": wanted.workflow_id,
+        "created_after": None if wanted.created_after is None else wanted.created_after.isoformat(),
+        "created_before": None if wanted.created_before is None else wanted.created_before.isoformat(),
+        "labels": {**wanted.labels},
+        "fingerprint": wanted.fingerprint,
+        "ids": None if wanted.ids is None else [*sorted(wanted.ids)],
+    }
+    shown: dict[str, JSON] = {name: value for name, value in narrowed.items() if value}
+    return {"filter": shown, "count": count, "reason": _said(request)}
