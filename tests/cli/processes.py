@@ -17,6 +17,7 @@ from app.embedded import EmbeddedPostgres
 ROOT = Path(app.__file__).parents[1]
 SECONDS = 60.0
 
+_NO_LIMITS = {"STEPSTREAM_MAX_RUNNING_PER_USER": "0"}
 _OURS = re.compile(r"STEPSTREAM_|DATABASE_URL|_DATABASE_URL|ALLOWED_ORIGINS|OPENAI_|COLUMNS|FORCE_COLOR")
 
 
@@ -95,7 +96,7 @@ async def stepstream(*arguments: str | Path, **environment: str) -> AsyncIterato
                 "app.cli",
                 *map(str, arguments),
                 cwd=elsewhere,
-                env={**inherited, "PYTHONPATH": str(ROOT), "HOME": elsewhere, **environment},
+                env={**inherited, **_NO_LIMITS, "PYTHONPATH": str(ROOT), "HOME": elsewhere, **environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
