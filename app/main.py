@@ -22,6 +22,7 @@ from app.api.v1 import (
     approvals,
     audit_logs,
     auth,
+    budgets,
     control,
     executions,
     failures,
@@ -39,6 +40,7 @@ from app.auth.throttle import SignInThrottle
 from app.auth.tickets import StreamTickets
 from app.auth.tokens import AccessTokens
 from app.db import selfcheck
+from app.db.budget_book import PostgresBudgetBook
 from app.db.credentials import Credentials
 from app.db.doorbell import PostgresDoorbell
 from app.db.engines import api_engine, auth_engine, connect
@@ -57,6 +59,7 @@ from app.services import Services
 from app.services.api_keys import ApiKeys
 from app.services.approvals import Approvals
 from app.services.audit import Audit
+from app.services.budgets import DayBudgets
 from app.services.bulk import Bulk
 from app.services.control import Control
 from app.services.executions import Executions
@@ -130,6 +133,7 @@ def add_routes(app: FastAPI) -> None:
         lineage.executions,
         lineage.of_workflow,
         approvals.router,
+        budgets.router,
         insight.router,
         failures.router,
         streams.events,
@@ -181,6 +185,7 @@ async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack
         definitions=definitions,
         source=storage.source,
         cache=storage.cache,
+        book=storage.book,
         step_type=steps.__getitem__,
         doorbell=storage.doorbell,
         settings=engine_settings(settings),
@@ -203,6 +208,7 @@ class Storage:
     tenancy: Tenancy
     source: WorkflowSource
     cache: PostgresResultCache
+    book: PostgresBudgetBook
     log: PostgresEventLog
     queue: Queue
     workers: Workers
@@ -223,6 +229,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
         tenancy=tenancy,
         source=WorkflowSource(dedicated),
         cache=PostgresResultCache(dedicated),
+        book=PostgresBudgetBook(dedicated),
         log=PostgresEventLog(tenancy, dedicated),
         queue=Queue(
             dedicated,
@@ -237,6 +244,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
     for close in (api_pool.dispose, auth_pool.dispose, storage.source.close, storage.log.close, storage.queue.close):
         stack.push_async_callback(close)
     stack.push_async_callback(storage.cache.close)
+    stack.push_async_callback(storage.book.close)
     stack.push_async_callback(storage.workers.close)
     storage.doorbell.on_ring("events", hub.moved)
     poller = Poller(hub, storage.log, settings.scan_interval)
@@ -291,6 +299,7 @@ def make_services(
         executions=executions_service,
         control=Control(tenancy, definitions, audit),
         lineages=lineages,
+        budgets=DayBudgets(tenancy, audit, orchestrator.budgets.refresh),
         bulk=Bulk(tenancy, lineages, audit),
         approvals=Approvals(tenancy, audit),
         insight=Insight(

@@ -14,6 +14,7 @@ class Permission(StrEnum):
     WORKFLOWS_READ = "workflows.read"
     WORKFLOWS_WRITE = "workflows.write"
     APPROVALS_DECIDE = "approvals.decide"
+    BUDGETS_WRITE = "budgets.write"
     SCHEDULES_WRITE = "schedules.write"
     SECRETS_WRITE = "secrets.write"
     AUDIT_READ = "audit.read"
@@ -40,7 +41,13 @@ ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType(
     {
         Role.OWNER: _ALL,
         Role.ADMIN: _ALL,
-        Role.MEMBER: _ALL - {Permission.MEMBERS_MANAGE, Permission.AUDIT_READ, Permission.SECRETS_WRITE},
+        Role.MEMBER: _ALL
+        - {
+            Permission.MEMBERS_MANAGE,
+            Permission.AUDIT_READ,
+            Permission.SECRETS_WRITE,
+            Permission.BUDGETS_WRITE,
+        },
         Role.VIEWER: frozenset(
             {
                 Permission.EXECUTIONS_READ,

@@ -2,15 +2,17 @@
 
 Arrays go in, `unnest` makes rows of them. In RECORD the fenced update of `executions` comes first and every other write
 joins its RETURNING, so whoever lost the lease writes nothing at all while his neighbours in the batch are not touched.
-Workflow counters come last and in id order: batches of different writers queue there instead of dead-locking. The owner
-is compared by IS NOT DISTINCT FROM because no index serves that: what the planner learns of owners while few rows have
-one would make it look through all of a worker's executions instead of taking the one by its id.
+Workflow counters come last and in id order: batches of different writers queue there instead of dead-locking. What a
+day used is kept in shards, so that writers do not wait for each other's commits at every step. The owner is compared by
+IS NOT DISTINCT FROM because no index serves that: what the planner learns of owners while few rows have one would make
+it look through all of a worker's executions instead of taking the one by its id.
 """
 
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+from app.domain.budgets import NOTHING_SPENT
 from app.domain.states import ExecutionStatus
 from app.engine.ports import NewExecution
 from app.engine.transition import Transition, event_data_text
@@ -191,6 +193,17 @@ WITH t AS (
   SELECT h.id, 1, h.org_id, 'execution_queued', h.created_at, 0,
          json_build_object('workflow_id', h.workflow_id, 'workflow_version', h.workflow_version)::text
     FROM h
+), u AS (
+  INSERT INTO usage_by_day AS old (org_id, day, workflow_id, shard, steps, seconds, tokens, cost)
+  SELECT f.org_id, (f.recorded_at AT TIME ZONE 'UTC')::date AS day, f.workflow_id, pg_backend_pid() % 16,
+         sum(x.steps), sum(x.seconds), sum(x.tokens), sum(x.cost)
+    FROM unnest($93::text[], $94::int[], $95::float8[], $96::bigint[], $97::float8[])
+      AS x(id, steps, seconds, tokens, cost)
+    JOIN f ON f.id = x.id
+   GROUP BY f.org_id, day, f.workflow_id ORDER BY f.org_id, day, f.workflow_id
+  ON CONFLICT (org_id, day, workflow_id, shard) DO UPDATE SET
+    steps = old.steps + excluded.steps, seconds = old.seconds + excluded.seconds,
+    tokens = old.tokens + excluded.tokens, cost = old.cost + excluded.cost
 ), l AS (
   INSERT INTO audit_logs (id, org_id, user_id, action, resource_type, resource_id, details, ip_address, user_agent,
                           request_id, success, error_code, error_message, timestamp)
@@ -220,7 +233,7 @@ WITH t AS (
   JOIN w ON w.org_id = g.org_id AND w.id = g.workflow_id
   WHERE workflows.org_id = g.org_id AND workflows.id = g.workflow_id
 )
-SELECT array_agg(f.id) AS recorded, (SELECT pg_notify('stepstream_events', $93)) AS rung,
+SELECT array_agg(f.id) AS recorded, (SELECT pg_notify('stepstream_events', $98)) AS rung,
        (SELECT count(pg_notify('stepstream_inbox', ':' || called.id))
           FROM (SELECT execution_id AS id FROM o UNION SELECT execution_id FROM b) called) AS called,
        (SELECT count(pg_notify('stepstream_work', '')) FROM (SELECT FROM h LIMIT 1) handlers) AS handlers
@@ -243,6 +256,7 @@ _STEP_COLUMNS = attrgetter(
     "tokens_used", "cost", "awaits_text", "reused_from", "iteration", "items", "edited_by",
 )  # fmt: skip
 _ATTEMPT_COLUMNS = attrgetter("path", "attempt", "status", "error", "error_code", "started_at", "completed_at", "trace")
+_SPENT_COLUMNS = attrgetter("steps", "seconds", "tokens", "cost")
 _APPROVAL_COLUMNS = attrgetter(
     "id", "path", "status", "title", "message", "form_text", "deciders_text", "quorum", "deadline_at"
 )
@@ -272,6 +286,7 @@ def record_arguments(batch: Sequence[Transition], sender: str) -> list[Any]:
         for t in ordered
         if t.handler is not None
     ]
+    spent = [(t.execution_id, *_SPENT_COLUMNS(t.spent)) for t in ordered if t.spent != NOTHING_SPENT]
     ids = ",".join(t.execution_id for t in ordered)
     return [
         *_columns([_execution_row(t) for t in ordered], 27),
@@ -282,6 +297,7 @@ def record_arguments(batch: Sequence[Transition], sender: str) -> list[Any]:
         *_columns(approvals, 10),
         *_columns(outgoing, 5),
         *_columns(handlers, 5),
+        *_columns(spent, 5),
         f"{sender}:{ids if len(ids) <= NOTIFY_LIMIT else ''}",
     ]
 

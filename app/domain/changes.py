@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from app.domain.budgets import NOTHING_SPENT, Spent
 from app.domain.decisions import StartStep
 from app.domain.errors import Failure
 from app.domain.events import EventData
@@ -70,6 +71,7 @@ class Changes:
     ending: Ending | None = None
     began: bool = False
     thawed: bool = False
+    spent: Spent = NOTHING_SPENT
 
 
 def note(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from app.domain.budgets import UsedUp
 from app.domain.control import Gate, Pause, Stop
 from app.domain.errors import Failure
 from app.domain.jsontext import JSON
@@ -31,10 +32,10 @@ class BeginStop:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """No step starts from here on; with `used_up` a budget is: its name, limit, and what was used."""
+    """No step starts from here on; with `used_up` because of a budget."""
 
     pause: Pause
-    used_up: tuple[str, float, float] | None = None
+    used_up: UsedUp | None = None
 
 
 @dataclass(frozen=True, slots=True)

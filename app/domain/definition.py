@@ -99,11 +99,11 @@ class CachePolicy(Document):
 
 
 class Budget(Document):
-    """What one run may use before it pauses. `max_cost` in US dollars; `max_steps` counts started attempts."""
+    """What may be used before a run pauses. `max_cost` in US dollars; `max_steps` counts started attempts."""
 
-    max_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    max_tokens: int | None = Field(default=None, ge=0)
-    max_steps: int | None = Field(default=None, ge=1)
+    max_cost: float | None = Field(default=None, ge=0, le=1e12, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=0, le=10**15)
+    max_steps: int | None = Field(default=None, ge=1, le=10**15)
     max_duration: Span | None = None
 
 

@@ -164,8 +164,8 @@ class _RunEvolution:
     def _hold(self, decision: Hold) -> None:
         self._snapshot.control.pause = decision.pause
         if decision.used_up is not None:
-            name, limit, used = decision.used_up
-            data = events.BudgetExceeded(budget=name, limit=limit, used=used)
+            reached = decision.used_up
+            data = events.BudgetExceeded(budget=reached.budget, limit=reached.limit, used=reached.used)
             self._note("budget_exceeded", data, decision.pause.at)
 
     def _pause(self) -> None:

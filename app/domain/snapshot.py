@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
+from app.domain.budgets import SharedBudget
 from app.domain.control import Control, Stop
 from app.domain.errors import Failure
 from app.domain.expressions import Lookup
@@ -163,7 +164,7 @@ class Snapshot:
 
     `may_run` is false for an owner that holds no slot and may only take mail in. `letters` are those that no wait has
     used yet, in the order they were sent. `reported` are the paths with an outcome to decide on, `starts` the number of
-    attempts started.
+    attempts started, `shared_budgets` those of the day as last heard.
     """
 
     execution_id: str
@@ -183,6 +184,7 @@ class Snapshot:
     reported: list[str] = field(default_factory=list)
     starts: int = 0
     may_run: bool = True
+    shared_budgets: Sequence[SharedBudget] = ()
 
     def lookup(self, name: str) -> JSON:
         """The value of a name in expressions."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from hashlib import sha256
 
+from app.domain.budgets import Spent, first_used_up
 from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.control import NO_BUDGET, Pause, PauseReason
 from app.domain.decisions import (
@@ -194,32 +195,32 @@ def _hold(step: CompiledStep, snapshot: Snapshot, now: datetime) -> Hold | None:
         return Hold(Pause(PauseReason.BREAKPOINT, f"Before step '{step.id}'", at=step.id))
     if control.steps_left == 0:
         return Hold(Pause(PauseReason.STEPPING, f"Before step '{step.id}'", at=step.id))
-    if control.budget is NO_BUDGET:
+    if control.budget is NO_BUDGET and not snapshot.shared_budgets:
         return None
-    for name, used in _used(snapshot, now).items():
-        limit = getattr(control.budget, name)
-        if limit is not None and used >= limit:
-            detail = f"The run has used {used:g} of its {name} of {limit:g}, before step '{step.id}'"
-            return Hold(Pause(PauseReason.BUDGET_EXCEEDED, detail, at=step.id), (name, float(limit), used))
-    return None
+    reached = first_used_up(control.budget, _spent(snapshot, now), snapshot.shared_budgets)
+    if reached is None:
+        return None
+    detail = f"{reached.sentence}, before step '{step.id}'"
+    return Hold(Pause(PauseReason.BUDGET_EXCEEDED, detail, at=step.id), reached)
 
 
-def _used(snapshot: Snapshot, now: datetime) -> dict[str, float]:
-    """What the run has used so far, by the names of its budget."""
+def _spent(snapshot: Snapshot, now: datetime) -> Spent:
+    """What the run has used so far; its seconds are those since it began, but for those it was PAUSED."""
     began = snapshot.started_at or now
-    return {
-        "max_cost": sum(step.usage.cost for step in snapshot.steps.values()),
-        "max_tokens": float(sum(step.usage.tokens for step in snapshot.steps.values())),
-        "max_steps": float(snapshot.starts),
-        "max_duration": (now - began).total_seconds() - snapshot.control.frozen,
-    }
+    return Spent(
+        steps=snapshot.starts,
+        seconds=(now - began).total_seconds() - snapshot.control.frozen,
+        tokens=sum(step.usage.tokens for step in snapshot.steps.values()),
+        cost=sum(step.usage.cost for step in snapshot.steps.values()),
+    )
 
 
 def bars_others(decision: Decision, snapshot: Snapshot) -> bool:
     """Whether another attempt may follow shows only once this is done: the run is held, or starts are counted."""
     if isinstance(decision, Hold):
         return True
-    counted = snapshot.control.steps_left is not None or snapshot.control.budget.max_steps is not None
+    limits = (snapshot.control.budget, *(shared.limits for shared in snapshot.shared_budgets))
+    counted = snapshot.control.steps_left is not None or any(limit.max_steps is not None for limit in limits)
     return counted and isinstance(decision, StartStep)
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from app.domain import events
+from app.domain.budgets import Spent
 from app.domain.changes import ApprovalChange, Changes, EndedAttempt, note
 from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.decisions import (
@@ -122,6 +123,7 @@ class StepEvolution:
         if self._snapshot.control.steps_left:
             self._snapshot.control.steps_left -= 1
         self._changes.starts.append(decision)
+        self._changes.spent += Spent(steps=1)
         if first:
             state.started_at = self._now
             self._tell_started(step, decision.path)
@@ -301,7 +303,11 @@ class StepEvolution:
         state.awaited = None
 
     def _decided_on(self, path: str, state: StepState) -> None:
-        """The outcome has been decided on, though the attempt goes on waiting."""
+        """The outcome has been decided on, though the attempt may go on waiting. What it used counts from now on."""
+        if state.outcome_at is not None and state.attempt_started_at is not None:
+            usage = state.outcome.usage if isinstance(state.outcome, Succeeded) else Usage()
+            seconds = max((state.outcome_at - state.attempt_started_at).total_seconds(), 0.0)
+            self._changes.spent += Spent(0, seconds, usage.tokens, usage.cost)
         state.outcome = state.outcome_at = None
         if path in self._snapshot.reported:
             self._snapshot.reported.remove(path)

@@ -17,32 +17,32 @@ import structlog
 from app import clock
 from app.domain.changes import Changes, note
 from app.domain.compiled import CompiledWorkflow
-from app.domain.control import StopReason, control_json
-from app.domain.decisions import StartStep
-from app.domain.errors import Failure, Unavailable, failure_of
+from app.domain.control import PauseReason, StopReason, control_json
+from app.domain.decisions import Decision, StartStep
+from app.domain.errors import Failure, Unavailable
 from app.domain.events import EventData, StepLog
 from app.domain.evolution import evolve, suspend
 from app.domain.intake import take_in
 from app.domain.jsontext import encode
 from app.domain.mail import Mail
 from app.domain.planner import next_wake, plan
-from app.domain.snapshot import Aborted, Failed, Outcome, Snapshot, Succeeded
+from app.domain.snapshot import Aborted, Outcome, Snapshot, Succeeded
 from app.domain.states import ExecutionStatus
 from app.domain.steps import Effect
-from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, run_cached, timed_out
+from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, run_cached
+from app.engine.budgets import Budgets
 from app.engine.children import Children, ChildRequest
 from app.engine.failsafe import Position, give_up
 from app.engine.ports import Claim, LeaseLost, Recorded, Recorder, Rejected, ResultCache
 from app.engine.restore import restore
 from app.engine.run_log import tell
+from app.engine.running_attempts import RunningAttempts
 from app.engine.step_types import StepType
 from app.engine.transition import Fence, Release, build_transition
 
 HOLD_SECONDS = 1.0
 """A wait up to this long is sat out in memory; a longer one is recorded as WAITING and gives up the lease."""
 
-LEAVE_SECONDS = 2.0
-"""How long a driver that leaves waits for its cancelled attempts."""
 SAID_LIMIT = 2_000
 """What a run may say between two commits; what is said beyond is counted, not kept."""
 MERGED_STEPS = 500
@@ -76,6 +76,7 @@ class DriverPorts:
     lease_trusted: Callable[[str], Awaitable[bool]]
     children: Children
     cache: ResultCache
+    budgets: Budgets
     rules: OutputRules
     cancel_grace: float
 
@@ -84,15 +85,6 @@ class DriverPorts:
         fence = Fence(claim.id, claim.org_id, claim.owner, claim.epoch)
         recorded = Position(claim.write_no, claim.next_seq, claim.progress)
         await give_up(fence, recorded, self.recorder, failure, RecordedClock(claim).now())
-
-
-@dataclass(slots=True)
-class RunningAttempt:
-    """An attempt under way: its task, the context it was given, and the timer for when it ignores its time limit."""
-
-    task: "asyncio.Task[Outcome]"
-    context: AttemptContext
-    overdue: asyncio.TimerHandle
 
 
 class Driver:
@@ -106,7 +98,7 @@ class Driver:
         self._snapshot: Snapshot = restore(workflow, claim)
         self._fence = Fence(claim.id, claim.org_id, claim.owner, claim.epoch)
         self._recorded = Position(claim.write_no, claim.next_seq, claim.progress)
-        self._attempts: dict[str, RunningAttempt] = {}
+        self._attempts = RunningAttempts(self._report, ports.cancel_grace)
         self._outcomes: deque[tuple[str, Outcome, datetime]] = deque()
         self._said: list[tuple[str, str, EventData]] = []
         self._unsaid: Counter[str] = Counter()
@@ -129,7 +121,7 @@ class Driver:
                 self._abort_if_stopping()
                 await self._next_fact()
         finally:
-            await self._abandon_attempts()
+            await self._attempts.abandon()
 
     def ring(self) -> None:
         """There may be mail."""
@@ -148,7 +140,7 @@ class Driver:
         self._take_said(changes)
         self._take_outcomes()
         launched, now = 0, self._clock.now()
-        while decisions := plan(self._workflow, self._snapshot, now):
+        while decisions := self._plan(changes, now):
             for decision in decisions:
                 evolve(self._workflow, self._snapshot, decision, now, changes)
             launched, now = await self._run_pure(changes, launched), self._clock.now()
@@ -157,6 +149,11 @@ class Driver:
                 return changes, read_mail
         self._sleep_if_idle(changes)
         return changes, read_mail
+
+    def _plan(self, changes: Changes, now: datetime) -> list[Decision]:
+        claim = self._claim
+        self._snapshot.shared_budgets = self._ports.budgets.of(claim.org_id, claim.workflow_id, changes.spent)
+        return plan(self._workflow, self._snapshot, now)
 
     async def _take_mail(self, changes: Changes) -> list[str]:
         """Take in the mail that has come; ids of what was new."""
@@ -168,7 +165,17 @@ class Driver:
                 log.warning("mail_waits", execution_id=self._claim.id, reason=error.detail)  # the postman rings again
         mail, self._unread = self._unread, []
         take_in(self._workflow, self._snapshot, mail, self._clock.now(), changes)
+        await self._hear_of_budgets()
         return [item.id for item in mail if not item.taken]
+
+    async def _hear_of_budgets(self) -> None:
+        """Whoever goes on after a budget was used up may have raised it a moment ago."""
+        pause = self._snapshot.control.pause
+        if pause is not None and pause.lifted and pause.reason is PauseReason.BUDGET_EXCEEDED:
+            try:
+                await self._ports.budgets.refresh()
+            except Unavailable as error:
+                log.warning("budgets_wait", execution_id=self._claim.id, reason=error.detail)
 
     def _take_said(self, changes: Changes) -> None:
         said, self._said = self._said, []
@@ -257,6 +264,7 @@ class Driver:
             case Recorded():
                 self._recorded = Position.of(transition)
                 self._control_text = control_text
+                self._ports.budgets.spend(self._claim.org_id, self._claim.workflow_id, changes.spent)
                 tell(self._workflow, transition, self._snapshot.started_at)
                 return True
             case LeaseLost():
@@ -287,11 +295,7 @@ class Driver:
 
     def _spawn(self, start: StartStep) -> None:
         step, context = self._workflow.step(start.path), self._context(start)
-        task = asyncio.create_task(self._attempt(start, context), name=f"{self._claim.id}/{start.path}")
-        patience = step.timeout + self._ports.cancel_grace
-        overdue = asyncio.get_running_loop().call_later(patience, self._overrun, start.path, task)
-        self._attempts[start.path] = RunningAttempt(task, context, overdue)
-        task.add_done_callback(partial(self._ended, start.path))
+        self._attempts.begin(start.path, step, context, self._attempt(start, context), f"{self._claim.id}/{start.path}")
 
     def _context(self, start: StartStep) -> AttemptContext:
         state = self._snapshot.state(start.path)
@@ -329,43 +333,10 @@ class Driver:
         self._outcomes.append((path, outcome, self._clock.now()))
         self._fact.set()
 
-    def _ended(self, path: str, task: "asyncio.Task[Outcome]") -> None:
-        running = self._attempts.get(path)
-        if running is None or running.task is not task:
-            return
-        del self._attempts[path]
-        running.overdue.cancel()
-        if task.cancelled():
-            error: BaseException | None = asyncio.CancelledError("the step cancelled itself")
-        else:
-            error = task.exception()
-        self._report(path, task.result() if error is None else Failed(failure_of(error)))
-
     def _abort_if_stopping(self) -> None:
-        """Cancel what runs; what has not ended after the grace is given up."""
-        if self._snapshot.stop is None:
-            return
-        loop = asyncio.get_running_loop()
-        grace = 0.0 if self._snapshot.stop.reason is StopReason.TIMED_OUT else self._ports.cancel_grace
-        for path, running in self._attempts.items():
-            if not running.context.cancelled:
-                running.context.cancelled = True
-                running.task.cancel()
-                running.overdue.cancel()
-                running.overdue = loop.call_later(grace, self._force, path, running.task, Aborted())
-
-    def _overrun(self, path: str, task: "asyncio.Task[Outcome]") -> None:
-        self._force(path, task, timed_out(self._workflow.step(path)))
-
-    def _force(self, path: str, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
-        """Go on without an attempt that does not end; what it says or returns later is not heard."""
-        running = self._attempts.get(path)
-        if running is not None and running.task is task:
-            running.context.cancelled = True
-            running.context.close()
-            del self._attempts[path]
-            task.cancel()
-            self._report(path, outcome)
+        stop = self._snapshot.stop
+        if stop is not None:
+            self._attempts.abort(0.0 if stop.reason is StopReason.TIMED_OUT else self._ports.cancel_grace)
 
     async def _next_fact(self) -> None:
         """Sleep until something happens or the next time is due."""
@@ -378,14 +349,3 @@ class Driver:
                 await self._fact.wait()
         except TimeoutError:
             return
-
-    async def _abandon_attempts(self) -> None:
-        """Whoever drives the execution next must not overlap with what still runs here: stop it, and see it stop."""
-        attempts, self._attempts = self._attempts, {}
-        for running in attempts.values():
-            running.context.close()
-            running.context.cancelled = True
-            running.overdue.cancel()
-            running.task.cancel()
-        if attempts:
-            await asyncio.wait([running.task for running in attempts.values()], timeout=LEAVE_SECONDS)

@@ -14,11 +14,13 @@ import structlog
 from app import clock
 from app.domain.errors import Failure, Problems, Unavailable
 from app.engine.attempt import OutputRules
+from app.engine.budgets import Budgets
 from app.engine.children import Children
 from app.engine.definitions import Definitions
 from app.engine.driver import Driver, DriverPorts
 from app.engine.leases import Leases
 from app.engine.ports import (
+    BudgetBook,
     Claim,
     DefinitionSource,
     Doorbell,
@@ -67,6 +69,7 @@ class Orchestrator:
         definitions: Definitions,
         source: DefinitionSource,
         cache: ResultCache,
+        book: BudgetBook,
         step_type: Callable[[str], StepType],
         doorbell: Doorbell,
         settings: EngineSettings,
@@ -80,6 +83,7 @@ class Orchestrator:
         self._released_at = float("-inf")
         self._called = True
         self._leases = Leases(registry, settings.lease_ttl, self._abandon)
+        self.budgets = Budgets(book, settings.scan_interval)
         self._ports = DriverPorts(
             recorder=recorder,
             step_type=step_type,
@@ -87,6 +91,7 @@ class Orchestrator:
             lease_trusted=self._leases.until_trusted,
             children=Children(source, definitions, recorder, self.nudge),
             cache=cache,
+            budgets=self.budgets,
             rules=settings.output_rules,
             cancel_grace=settings.cancel_grace,
         )
@@ -99,6 +104,7 @@ class Orchestrator:
     async def start(self) -> None:
         """Register this process as a worker and begin to claim."""
         await self._leases.start()
+        await self.budgets.refresh()
         for service in self._services:
             service.start()
 
@@ -133,7 +139,7 @@ class Orchestrator:
 
     @property
     def _services(self) -> tuple[Service, ...]:
-        return (self._claimer, self._postman, self._rescuer.service)
+        return (self._claimer, self._postman, self._rescuer.service, self.budgets.service)
 
     async def _claim(self) -> None:
         await self._release_strays()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, TypeAlias
 
+from app.domain.budgets import SharedBudget
 from app.domain.changes import Event
 from app.domain.jsontext import JSON
 from app.domain.mail import Mail
@@ -234,6 +235,13 @@ class ResultCache(Protocol):
 
     async def put(self, org_id: str, key: str, result: CachedResult, ttl: float) -> None:
         """Keep a result for `ttl` seconds."""
+
+
+class BudgetBook(Protocol):
+    """Budgets of the day and what was used of them."""
+
+    async def read(self) -> Mapping[tuple[str, str | None], SharedBudget]:
+        """All that are set, by organisation and workflow; None in place of the workflow: the whole organisation."""
 
 
 class EventBus(Protocol):

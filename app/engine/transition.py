@@ -6,6 +6,7 @@ from datetime import datetime
 
 import orjson
 
+from app.domain.budgets import NOTHING_SPENT, Spent
 from app.domain.changes import ApprovalChange, Changes, EndedAttempt, Ending, Event
 from app.domain.compiled import CompiledWorkflow
 from app.domain.control import StopReason
@@ -17,98 +18,11 @@ from app.domain.snapshot import Snapshot, StepState
 from app.domain.states import ExecutionStatus
 from app.domain.steps import Usage
 from app.domain.waits import wait_json
+from app.engine.rows import ApprovalRow, AttemptRow, FailureHandler, MailMark, OutgoingMail, StepRow
 
 NOTHING_USED = Usage()
 EVENT_BYTES = 300
 """About the size of an event on its way to the database."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """A step as it is to be stored; texts are JSON."""
-
-    path: str
-    number: int
-    name: str
-    type: str
-    status: str
-    attempt: int
-    failures: int
-    input_text: str | None
-    output_text: str | None
-    ports: str
-    error: str | None
-    error_code: str | None
-    reason: str | None
-    wake_at: datetime | None
-    started_at: datetime | None
-    attempt_started_at: datetime | None
-    completed_at: datetime | None
-    execution_time_ms: float | None
-    tokens_used: int
-    cost: float
-    awaits_text: str | None = None
-    reused_from: str | None = None
-    iteration: int = 0
-    items: int | None = None
-    edited_by: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
-    """An ended attempt as it is to be stored."""
-
-    path: str
-    attempt: int
-    status: str
-    error: str | None
-    error_code: str | None
-    started_at: datetime | None
-    completed_at: datetime
-    trace: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MailMark:
-    """Mail that is taken note of; a letter also by the path that used it (empty: the gate of the run)."""
-
-    mail_id: str
-    used_by: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ApprovalRow:
-    """An approval as it is to be stored; texts are JSON."""
-
-    id: str
-    path: str | None
-    status: str
-    title: str
-    message: str | None
-    form_text: str | None
-    deciders_text: str
-    quorum: int
-    deadline_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingMail:
-    """Mail to another execution; `payload_text` is JSON."""
-
-    id: str
-    execution_id: str
-    kind: str
-    payload_text: str
-
-
-@dataclass(frozen=True, slots=True)
-class FailureHandler:
-    """The execution of another workflow that a failure starts; ids are of its row and its audit row."""
-
-    id: str
-    audit_id: str
-    workflow_id: str
-    input_text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +32,7 @@ class Transition:
     None in `started_at`, `deadline_at`, `tokens_used`, `cost`, `graph_text`, `agent_results_text` and `control_text`
     leaves the stored value. `releases` gives up ownership; `ready`, that the execution then wants to go on at once.
     `audit_id` is the id of the closing audit row, there exactly when `ending` is; `fingerprint` tells failures of one
-    kind.
+    kind. `spent` is what was used since the transition before.
     """
 
     execution_id: str
@@ -153,6 +67,7 @@ class Transition:
     approvals: Sequence[ApprovalRow] = ()
     outgoing: Sequence[OutgoingMail] = ()
     handler: FailureHandler | None = None
+    spent: Spent = NOTHING_SPENT
 
     def bytes(self) -> int:
         """About how much there is to send."""
@@ -194,7 +109,7 @@ def build_transition(
     """Freeze what changed into rows; the snapshot may go on changing."""
     ending = changes.ending
     reason, message = _status_words(snapshot, ending)
-    spent = ending is not None or any(step.usage != NOTHING_USED for step in changes.steps.values())
+    charged = ending is not None or any(step.usage != NOTHING_USED for step in changes.steps.values())
     agents_changed = any(path in snapshot.agent_results for path in changes.steps)
     failed = ending is not None and ending.status is ExecutionStatus.FAILED
     return Transition(
@@ -212,8 +127,8 @@ def build_transition(
         started_at=snapshot.started_at if changes.began else None,
         deadline_at=snapshot.deadline if changes.began or changes.thawed else None,
         wake_at=None if release is None else release.wake_at,
-        tokens_used=sum(step.usage.tokens for step in snapshot.steps.values()) if spent else None,
-        cost=sum(step.usage.cost for step in snapshot.steps.values()) if spent else None,
+        tokens_used=sum(step.usage.tokens for step in snapshot.steps.values()) if charged else None,
+        cost=sum(step.usage.cost for step in snapshot.steps.values()) if charged else None,
         graph_text=workflow.graph_text if changes.began else None,
         agent_results_text=encode(snapshot.agent_results) if agents_changed else None,
         settles_step=any(step.status.settled for step in changes.steps.values()),
@@ -230,6 +145,7 @@ def build_transition(
         approvals=[_approval_row(change, str(snapshot.context["user_id"])) for change in changes.approvals],
         outgoing=[_cancel_child(child, new_id) for child in changes.orphans],
         handler=_handler(workflow, snapshot, ending, new_id) if failed else None,
+        spent=changes.spent,
     )
 
 

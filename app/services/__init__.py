@@ -7,6 +7,7 @@ from app.auth.tickets import StreamTickets
 from app.services.api_keys import ApiKeys
 from app.services.approvals import Approvals
 from app.services.audit import Audit
+from app.services.budgets import DayBudgets
 from app.services.bulk import Bulk
 from app.services.control import Control
 from app.services.executions import Executions
@@ -31,6 +32,7 @@ class Services:
     executions: Executions
     control: Control
     lineages: Lineages
+    budgets: DayBudgets
     bulk: Bulk
     approvals: Approvals
     insight: Insight

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import clock
 from app.auth.principal import Caller
+from app.db.queries import budgets
 from app.db.queries import workflows as queries
 from app.db.queries.workflows import WorkflowFilter
 from app.db.tenancy import Tenancy
@@ -150,6 +151,7 @@ class Workflows:
             row = _found(await queries.lock(connection, caller.org_id, workflow_id))
             _demand_match(row, if_match)
             if await queries.remove(connection, caller.org_id, workflow_id):
+                await budgets.remove(connection, caller.org_id, workflow_id)
                 action = "workflow.deleted"
             elif row["archived_at"] is None:
                 await queries.archive(connection, caller.org_id, workflow_id)

@@ -26,6 +26,8 @@ SAMPLE_BODIES: dict[str, Any] = {
     "setExecutionStepOutput": {"output": 1},
     "setExecutionBudget": {"max_cost": 1},
     "controlExecutions": {"action": "cancel", "filter": {"ids": ["{execution_id}"]}},
+    "setOrganizationBudget": {"max_cost": 1},
+    "setWorkflowBudget": {"max_cost": 1},
     "decideApproval": {"decision": "reject"},
 }
 

@@ -15,6 +15,7 @@ def test_every_role_has_its_permissions() -> None:
         Permission.MEMBERS_MANAGE,
         Permission.AUDIT_READ,
         Permission.SECRETS_WRITE,
+        Permission.BUDGETS_WRITE,
     }
     assert ROLE_PERMISSIONS[Role.VIEWER] == READS
 
@@ -27,6 +28,7 @@ def test_the_permission_names_are_the_contract() -> None:
         "workflows.read",
         "workflows.write",
         "approvals.decide",
+        "budgets.write",
         "schedules.write",
         "secrets.write",
         "audit.read",

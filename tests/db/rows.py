@@ -80,6 +80,17 @@ def rows_of(org: str) -> Mapping[str, Mapping[str, object]]:
             "quorum": 1,
         },
         "result_cache": {"org_id": org, "key": "key", "output": "1", "ports": "", "expires_at": now},
+        "usage_by_day": {
+            "org_id": org,
+            "day": now.date(),
+            "workflow_id": f"wf_{org}",
+            "shard": 1,
+            "steps": 1,
+            "seconds": 1.0,
+            "tokens": 1,
+            "cost": 1.0,
+        },
+        "day_budgets": {"org_id": org, "workflow_id": "", "max_cost": 1.0, "updated_by": f"user_{org}"},
         "idempotency_keys": {"org_id": org, "key": "key", "fingerprint": "f", "execution_id": execution},
     }
 

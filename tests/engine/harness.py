@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from app import clock
+from app.db.budget_book import PostgresBudgetBook
 from app.db.doorbell import PostgresDoorbell
 from app.db.engines import api_engine, connect
 from app.db.event_log import PostgresEventLog
@@ -272,6 +273,8 @@ async def engine(
         queue = Queue(dedicated, max_running_per_user=max_running_per_user)
         cache = PostgresResultCache(dedicated)
         stack.push_async_callback(cache.close)
+        book = PostgresBudgetBook(dedicated)
+        stack.push_async_callback(book.close)
         for closable in (source, log, queue, workers):
             stack.push_async_callback(closable.close)
         doorbell = PostgresDoorbell(dedicated, sender)
@@ -292,6 +295,7 @@ async def engine(
             definitions=Definitions(source, catalog),
             source=source,
             cache=cache,
+            book=book,
             step_type=catalog.__getitem__,
             doorbell=doorbell,
             settings=EngineSettings(

@@ -1,7 +1,13 @@
 """Budgets: a run that has used up what it may pauses before the next step, and goes on when it may use more."""
 
+from dataclasses import replace
+
 import pytest
 
+from app.domain.budgets import SharedBudget, Spent, first_used_up
+from app.domain.definition import Budget
+from app.domain.evolution import evolve
+from app.domain.planner import plan
 from app.domain.steps import Usage
 from tests.unit.runs import Run
 
@@ -70,3 +76,38 @@ def test_items_of_two_steps_never_exceed_it() -> None:
             run.succeed(path)
         assert (run.status, len(run.started)) == ("PAUSED" if limit < 6 else "COMPLETED", limit)
         assert sum(kind.startswith("budget_exceeded") for kind in run.told) == (1 if limit < 6 else 0)
+
+
+TODAY = SharedBudget("organization", Budget(max_cost=2.0, max_steps=10), Spent(steps=9, cost=1.9))
+
+
+def test_what_is_shared_with_others_holds_a_run_that_has_used_nothing() -> None:
+    run = Run(*LINE, begin=False)
+    run.snapshot.shared_budgets = (TODAY, replace(TODAY, used=Spent(cost=2.5)))
+    assert (run.go_on().status, run.started) == ("PAUSED", [])
+    assert run.data("budget_exceeded") == {"budget": "organization.max_cost", "limit": 2.0, "used": 2.5}
+    run.snapshot.shared_budgets = ()
+    assert run.resume().running == ["a"]
+
+
+def test_the_limit_of_the_run_is_told_before_those_it_shares() -> None:
+    used = Spent(steps=50, cost=9.0)
+    found = first_used_up(Budget(max_steps=50), used, [replace(TODAY, used=used)])
+    assert found is not None
+    assert (found.budget, found.limit, found.used) == ("max_steps", 50, 50)
+    assert first_used_up(Budget(), used, [TODAY]) is None
+
+
+def test_steps_side_by_side_are_started_one_at_a_time_where_a_shared_budget_counts_them() -> None:
+    run = Run(*WIDE, begin=False)
+    run.snapshot.shared_budgets = (TODAY,)
+    decided = [plan(run.workflow, run.snapshot, run.now)]
+    evolve(run.workflow, run.snapshot, decided[0][0], run.now, run.changes)
+    assert len(plan(run.workflow, run.snapshot, run.now)) == 1
+
+
+def test_what_an_attempt_used_counts_once_and_waiting_uses_nothing() -> None:
+    run = Run(*LINE).succeed("a", took=3.0, usage=Usage(7, 0.25))
+    assert run.changes.spent == Spent(steps=2, seconds=3.0, tokens=7, cost=0.25)
+    run.listen("b").go_on(600).mail("signal", 1, topic="go")
+    assert run.changes.spent == Spent(steps=3, seconds=3.0, tokens=7, cost=0.25)

@@ -50,6 +50,16 @@ ACCEPTED = EXECUTION | {
     "completed_at": None,
 }
 
+DAY_BUDGET: dict[str, Any] = {
+    "scope": "organization",
+    "workflow_id": None,
+    "limits": {"max_cost": 20.0},
+    "day": "2026-11-21",
+    "used": {"cost": 3.5, "tokens": 41000, "steps": 820, "seconds": 512.4},
+    "updated_at": "2026-11-21T08:00:00.000000Z",
+    "updated_by": "user_admin",
+}
+
 STEP: dict[str, Any] = {
     "id": "qualify",
     "step_number": 1,
@@ -239,6 +249,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "listApprovals": {"200": _page(APPROVAL)},
     "getApproval": {"200": APPROVAL},
     "decideApproval": {"200": APPROVAL | {"verdict": "approved", "decisions": [DECISION]}},
+    "listBudgets": {"200": {"data": [DAY_BUDGET]}},
+    "setOrganizationBudget": {"200": DAY_BUDGET},
+    "setWorkflowBudget": {"200": DAY_BUDGET | {"scope": "workflow", "workflow_id": "wf_sales"}},
     "getExecutionMetrics": {
         "200": {
             "total": 40,

@@ -1,6 +1,7 @@
 """The tables. Importing this package fills `metadata`."""
 
 from app.db.tables.base import metadata
+from app.db.tables.budgets import day_budgets, usage_by_day
 from app.db.tables.executions import (
     approvals,
     execution_events,
@@ -27,6 +28,7 @@ __all__ = [
     "api_keys",
     "approvals",
     "audit_logs",
+    "day_budgets",
     "execution_events",
     "execution_inbox",
     "execution_steps",
@@ -39,6 +41,7 @@ __all__ = [
     "result_cache",
     "step_attempts",
     "stream_tickets",
+    "usage_by_day",
     "users",
     "workers",
     "workflow_versions",

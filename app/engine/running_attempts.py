@@ -1,0 +1,90 @@
+"""The attempts under way in one driver: begun, timed, stopped, and seen to stop."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+
+from app.domain.compiled import CompiledStep
+from app.domain.errors import failure_of
+from app.domain.snapshot import Aborted, Failed, Outcome
+from app.engine.attempt import AttemptContext, timed_out
+
+LEAVE_SECONDS = 2.0
+"""How long a driver that leaves waits for its cancelled attempts."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """An attempt's task, the context it was given, and the timer for when it ignores its time limit."""
+
+    task: "asyncio.Task[Outcome]"
+    context: AttemptContext
+    overdue: asyncio.TimerHandle
+
+
+class RunningAttempts:
+    """Attempts by the path of their step or item; each is reported once, however it ends.
+
+    `grace` is how many seconds an attempt may take to end after it was told to.
+    """
+
+    def __init__(self, report: Callable[[str, Outcome], None], grace: float) -> None:
+        self._report = report
+        self._grace = grace
+        self._running: dict[str, _Running] = {}
+
+    def begin(
+        self, path: str, step: CompiledStep, context: AttemptContext, attempt: Coroutine[None, None, Outcome], name: str
+    ) -> None:
+        """Run an attempt; one that ends neither by itself nor by its timeout is given up."""
+        task = asyncio.create_task(attempt, name=name)
+        overdue = asyncio.get_running_loop().call_later(step.timeout + self._grace, self._overrun, path, task, step)
+        self._running[path] = _Running(task, context, overdue)
+        task.add_done_callback(partial(self._ended, path))
+
+    def abort(self, grace: float) -> None:
+        """Cancel all; what has not ended after `grace` seconds is given up."""
+        loop = asyncio.get_running_loop()
+        for path, running in self._running.items():
+            if not running.context.cancelled:
+                running.context.cancelled = True
+                running.task.cancel()
+                running.overdue.cancel()
+                running.overdue = loop.call_later(grace, self._force, path, running.task, Aborted())
+
+    async def abandon(self) -> None:
+        """Whoever drives the execution next must not overlap with what still runs here: stop it, and see it stop."""
+        attempts, self._running = self._running, {}
+        for running in attempts.values():
+            running.context.close()
+            running.context.cancelled = True
+            running.overdue.cancel()
+            running.task.cancel()
+        if attempts:
+            await asyncio.wait([running.task for running in attempts.values()], timeout=LEAVE_SECONDS)
+
+    def _ended(self, path: str, task: "asyncio.Task[Outcome]") -> None:
+        running = self._running.get(path)
+        if running is None or running.task is not task:
+            return
+        del self._running[path]
+        running.overdue.cancel()
+        if task.cancelled():
+            error: BaseException | None = asyncio.CancelledError("the step cancelled itself")
+        else:
+            error = task.exception()
+        self._report(path, task.result() if error is None else Failed(failure_of(error)))
+
+    def _overrun(self, path: str, task: "asyncio.Task[Outcome]", step: CompiledStep) -> None:
+        self._force(path, task, timed_out(step))
+
+    def _force(self, path: str, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
+        """Go on without an attempt that does not end; what it says or returns later is not heard."""
+        running = self._running.get(path)
+        if running is not None and running.task is task:
+            running.context.cancelled = True
+            running.context.close()
+            del self._running[path]
+            task.cancel()
+            self._report(path, outcome)
