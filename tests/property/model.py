@@ -1,160 +1,121 @@
-"""What the planner is tried on: random workflows, and a process that drives one by the rules of `app.engine.driver`.
+"""A process that drives a run by the rules of `app.engine.driver`, and the record that outlives it.
 
-`Process` keeps a record as the database would and forgets everything else when it dies.
+`Record` keeps what the database would: the rows that transitions leave, and the mail. `Process` forgets everything else
+when it dies.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
+from math import inf
 from typing import Any
-
-from hypothesis import strategies as st
 
 from app.domain.changes import Changes, Event
 from app.domain.compiled import CompiledWorkflow
-from app.domain.control import Control, control_json
-from app.domain.decisions import StartStep
-from app.domain.definition import RetryPolicy
-from app.domain.errors import Failure, Problem
+from app.domain.control import StopReason, control_json
+from app.domain.decisions import (
+    BeginStop,
+    CompleteStep,
+    Decision,
+    FailStep,
+    ParkStep,
+    PassGate,
+    RepeatStep,
+    RetryStep,
+    StartStep,
+)
 from app.domain.events import ExecutionQueued
 from app.domain.evolution import evolve, suspend
 from app.domain.intake import take_in
-from app.domain.jsontext import encode
-from app.domain.mail import Mail
+from app.domain.jsontext import decode, encode
+from app.domain.mail import LETTERS, Mail, MailKind
 from app.domain.planner import next_wake, plan
-from app.domain.snapshot import Aborted, Failed, Outcome, Slept, Snapshot, Succeeded
-from app.domain.states import LEGAL, LEGAL_STEP, ExecutionStatus
-from app.domain.steps import Effect, StepSpec, Usage
-from app.domain.validation import check_definition
+from app.domain.snapshot import Aborted, Failed, Outcome, Snapshot, split_path
+from app.domain.states import LEGAL, LEGAL_STEP, TERMINAL, ExecutionStatus
+from app.domain.steps import Effect
+from app.domain.waits import ChildWait, topics, wait_from
 from app.engine.driver import HOLD_SECONDS
 from app.engine.ports import Claim, StoredStep
 from app.engine.restore import restore
-from app.engine.transition import Fence, Release, StepRow, build_transition
+from app.engine.transition import Fence, Release, StepRow, Transition, build_transition
+from tests.property.workflows import pure_outcome
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PORTS = ("left", "right")
-EFFECTS = {
-    "compute": Effect.PURE,
-    "switch": Effect.PURE,
-    "pause": Effect.PURE,
-    "refuse": Effect.PURE,
-    "call": Effect.IDEMPOTENT,
-    "route": Effect.IDEMPOTENT,
-    "pay": Effect.ONCE,
-}
-
-
-class Types:
-    """Pure step types whose outcome their name tells, and others whose outcome the test decides."""
-
-    def spec(self, step_type: str) -> StepSpec | None:
-        return StepSpec(
-            type=step_type, title=step_type, description=step_type, category="test", icon="flask",
-            effect=EFFECTS[step_type], config_schema={"type": "object"}, output_schema={}, timeout=60,
-            retry=RetryPolicy(max_attempts=2), ports_from="cases" if step_type in {"switch", "route"} else None,
-        )  # fmt: skip
-
-    def check(self, step_type: str, config: Mapping[str, Any]) -> list[Problem]:
-        return []
-
-    def missing_setup(self, step_type: str, config: Mapping[str, Any]) -> list[Problem]:
-        return []
-
-
-@st.composite
-def workflows(draw: st.DrawFn) -> CompiledWorkflow:
-    """A valid workflow of one to nine steps; each step's `with` looks at the statuses of all its ancestors."""
-    steps: list[dict[str, Any]] = []
-    upstream: dict[str, list[str]] = {}
-    for number in range(draw(st.sampled_from([1, 2, 3, 5, 6, 7, 8, 9]))):
-        count = min(len(steps), draw(st.sampled_from([0, 0, 1, 1, 2])))
-        parents = draw(st.permutations(steps))[:count]
-        ancestors = sorted({name for parent in parents for name in [parent["id"], *upstream[parent["id"]]]})
-        step = _step(draw, f"s{number}", parents, ancestors)
-        upstream[step["id"]] = ancestors
-        steps.append(step)
-    document: dict[str, Any] = {"name": "Model", "steps": draw(st.permutations(steps))}
-    if timeout := draw(st.sampled_from([None, None, None, "20s", "60s"])):
-        document["timeout"] = timeout
-    if _seldom(draw):
-        document["output"] = "${{ input.nothing }}"
-    checked = check_definition(document, Types())
-    assert checked.workflow is not None, checked.problems
-    return checked.workflow
-
-
-def _seldom(draw: st.DrawFn) -> bool:
-    return draw(st.sampled_from(range(20))) == 13
-
-
-def _step(draw: st.DrawFn, name: str, parents: list[dict[str, Any]], ancestors: list[str]) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["compute", "switch", "pause", "refuse", *["call"] * 6, *["route"] * 2, *["pay"] * 3]))
-    config: dict[str, Any] = {"seen": {other: f"${{{{ steps.{other}.status }}}}" for other in ancestors}}
-    if kind in {"switch", "route"}:
-        config |= {"cases": dict.fromkeys(PORTS, True), "take": draw(st.sampled_from([*PORTS, None]))}
-    if kind == "pause":
-        config["seconds"] = draw(st.sampled_from([0, 0.5, 30]))
-    if _seldom(draw):
-        config["broken"] = "${{ input.nothing }}"
-    step: dict[str, Any] = {
-        "id": name,
-        "type": kind,
-        "needs": [_need(draw, parent) for parent in parents],
-        "continue_on_error": draw(st.sampled_from([True, True, False])),
-        "with": config,
-        "retry": {
-            "max_attempts": draw(st.integers(1, 3)),
-            "initial_interval": draw(st.sampled_from(["500ms", "5s"])),
-            "jitter": draw(st.sampled_from(["none", "full"])),
-        },
-    }
-    if parents:
-        step["run_if"] = draw(
-            st.sampled_from(["default", "default", "all_succeeded", "any_failed", "any_failed", "all_done"])
-        )
-    if _seldom(draw) or _seldom(draw):
-        looking = [f"steps.{other}.status == '{status}'" for other in ancestors for status in ("COMPLETED", "FAILED")]
-        step["if"] = draw(st.sampled_from([False, "${{ input }}", "${{ input.nothing }}", *looking]))
-    return step
-
-
-def _need(draw: st.DrawFn, parent: dict[str, Any]) -> str:
-    ported = parent["type"] in {"switch", "route"} and draw(st.booleans())
-    return f"{parent['id']}.{draw(st.sampled_from(PORTS))}" if ported else str(parent["id"])
-
-
-def _pure_outcome(kind: str, config: Mapping[str, Any]) -> Outcome:
-    match kind:
-        case "pause":
-            return Slept(config["seconds"], {"slept": True}, '{"slept":true}')
-        case "refuse":
-            return Failed(Failure("refused", "not today"), jitter=0.5)
-        case _:
-            return Succeeded({"ok": 1}, '{"ok":1}', frozenset({config.get("take")} - {None}))
+FREELY_SLEEPING = {"PENDING", "WAITING", "PAUSED"}
 
 
 @dataclass
 class Record:
-    """What is durable: the rows that transitions leave, and the mail."""
+    """What is durable. `taken` is mail that was taken note of, `used` letters with the path that used them.
 
-    events: list[Event] = field(default_factory=list)
+    `children` are the executions that were waited for, `given_up` those that were told to cancel themselves.
+    """
+
+    events: list[Event]
     rows: dict[str, StepRow] = field(default_factory=dict)
     attempts: dict[tuple[str, int], str] = field(default_factory=dict)
     mail: list[Mail] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    used: dict[str, str] = field(default_factory=dict)
+    approvals: dict[str, str] = field(default_factory=dict)
+    children: set[str] = field(default_factory=set)
+    given_up: list[str] = field(default_factory=list)
+    ready: bool = True
     fields: dict[str, Any] = field(
         default_factory=lambda: {
             "status": "PENDING", "progress": 0, "next_seq": 2, "write_no": 0, "agent_results_text": "{}",
-            "started_at": None, "deadline_at": None, "last_recorded_at": None,
-            "control_text": "{}",
+            "started_at": None, "deadline_at": None, "last_recorded_at": None, "control_text": "{}", "wake_at": None,
         }
     )  # fmt: skip
 
-    def claim(self, at: datetime) -> Claim:
+    def claim(self, at: datetime, *, may_run: bool = True, verdict: str | None = None) -> Claim:
         return Claim(
             id="exec_1", org_id="org_1", workflow_id="wf_1", workflow_version=1, user_id="user_1", root_id="exec_1",
             input_text=encode(True), created_at=START, owner="worker_1", epoch=1, recoveries=0, claimed_at=at,
-            steps=[_stored(row) for row in self.rows.values()], mail=tuple(self.mail), **self.fields,
+            steps=[_stored(row) for row in self.rows.values()], mail=self._all_mail(), may_run=may_run, verdict=verdict,
+            **self.fields,
         )  # fmt: skip
+
+    def unread(self) -> list[Mail]:
+        return [mail for mail in self.mail if mail.id not in self.taken]
+
+    def letters(self) -> list[Mail]:
+        """Those that were taken note of and not used."""
+        kept = [mail for mail in self.mail if mail.kind in LETTERS and mail.id in self.taken]
+        return [replace(mail, taken=True) for mail in kept if mail.id not in self.used]
+
+    def _all_mail(self) -> list[Mail]:
+        return sorted([*self.unread(), *self.letters()], key=lambda mail: mail.id)
+
+    def add(self, row: Transition) -> None:
+        self.events += row.events
+        self.rows |= {step.path: step for step in row.steps}
+        for attempt in row.attempts:
+            assert (attempt.path, attempt.attempt) not in self.attempts, "one row for each attempt"
+            assert attempt.started_at is not None
+            assert attempt.started_at <= attempt.completed_at
+            self.attempts[attempt.path, attempt.attempt] = attempt.status
+        waits = [wait_from(decode(step.awaits_text)) for step in row.steps if step.awaits_text is not None]
+        self.children |= {wait.execution_id for wait in waits if isinstance(wait, ChildWait)}
+        self.given_up += [one.execution_id for one in row.outgoing if one.kind == MailKind.CANCEL]
+        for mark in row.mail:
+            self.taken.add(mark.mail_id)
+            if mark.used_by is not None:
+                assert mark.mail_id not in self.used, "a letter is used once"
+                self.used[mark.mail_id] = mark.used_by
+        assert len({one.id for one in row.approvals}) == len(row.approvals), "a statement writes a row once"
+        for approval in row.approvals:
+            assert self.approvals.get(approval.id, "PENDING") == "PENDING", "an approval ends once"
+            assert approval.deadline_at is not None
+            self.approvals[approval.id] = approval.status
+        self.fields |= {"status": row.status.value, "last_recorded_at": row.recorded_at, "wake_at": row.wake_at}
+        self.ready = row.ready
+        for name in ("progress", "next_seq", "write_no", "agent_results_text", "started_at", "deadline_at"):
+            if (value := getattr(row, name)) is not None:
+                self.fields[name] = value
+        self.fields["control_text"] = row.control_text or self.fields["control_text"]
 
 
 def _stored(row: StepRow) -> StoredStep:
@@ -165,125 +126,235 @@ def _stored(row: StepRow) -> StoredStep:
 
 
 class Process:
-    """One execution and whoever owns it; `launched` are the attempts that really began, by step."""
+    """One execution and whoever owns it; `launched` are the attempts that really began, by path.
 
-    def __init__(self, workflow: CompiledWorkflow) -> None:
+    `merged` is how many steps one transition changes at most before the next one begins.
+    """
+
+    def __init__(self, workflow: CompiledWorkflow, control: Any = None, merged: int = 500) -> None:
         self.workflow = workflow
         self.now = START
         queued = ExecutionQueued(workflow_id="wf_1", workflow_version=1)
         self.record = Record([Event(1, "execution_queued", None, START, 0, queued)])
+        self.record.fields["control_text"] = encode(control or {})
         self.running: set[str] = set()
-        self.launched: dict[str, list[str]] = {step.id: [] for step in workflow.steps}
+        self.launched: defaultdict[str, list[str]] = defaultdict(list)
         self.seen: list[tuple[str, str]] = []
-        self.claim()
-        self.go_on()
+        self.marks: set[str] = set()
+        self.parked: dict[str, float] = {}
+        self.merged = merged
+        self.owned = False
+        self._unread: list[Mail] = []
+        self._ids = count(1)
+        self.snapshot: Snapshot = restore(workflow, self.record.claim(self.tick()))
 
     def tick(self, seconds: float = 0.0) -> datetime:
         """Recorded time: it never stands still for long."""
         self.now += timedelta(seconds=seconds, microseconds=1)
         return self.now
 
-    def claim(self) -> None:
-        """A new owner, who knows the record only."""
-        for step_id in self.running:
-            self.launched[step_id][-1] = "lost"
-        self.running.clear()
-        self.snapshot: Snapshot = restore(self.workflow, self.record.claim(self.tick()))
+    # What the queue does.
 
-    def ends(self, step_id: str, outcome: Outcome) -> None:
+    def serve(self) -> None:
+        """Give the run an owner if it wants one, and let the owner hear of its mail."""
+        if self.ended:
+            return
+        if not self.owned:
+            if self.wants_slot:
+                self.claim()
+            elif self.record.unread() and self.sleeps_freely:
+                self.claim(may_run=False)
+            else:
+                return
+        else:
+            self.hear()
+        self.go_on()
+
+    @property
+    def sleeps_freely(self) -> bool:
+        """Without an owner and without a slot."""
+        return not self.owned and self.record.fields["status"] in FREELY_SLEEPING
+
+    @property
+    def wants_slot(self) -> bool:
+        wake_at = self.record.fields["wake_at"]
+        due = wake_at is not None and wake_at <= self.now
+        return not self.owned and (self.record.ready or (due and self.sleeps_freely))
+
+    def claim(self, *, may_run: bool = True, verdict: str | None = None) -> None:
+        """A new owner, who knows the record only."""
+        assert not self.owned
+        assert may_run or self.sleeps_freely, "whoever was RUNNING still holds a slot"
+        fields, at = self.record.fields, self.tick()
+        if self.record.ready and fields["status"] in {"WAITING", "PAUSED"}:
+            fields["wake_at"] = min(fields["wake_at"] or at, at)
+        claim = self.record.claim(at, may_run=may_run, verdict=verdict)
+        self.marks.add(f"claimed {fields['status']} {'with' if may_run else 'without'} a slot, verdict {verdict}")
+        self.owned, self.record.ready = True, False
+        self.snapshot = restore(self.workflow, claim)
+        self._unread = [*claim.mail]
+
+    def restored(self) -> Snapshot:
+        """The run as its record has it."""
+        snapshot = restore(self.workflow, self.record.claim(self.now))
+        take_in(self.workflow, snapshot, self.record.letters(), self.now, Changes())
+        return snapshot
+
+    def die(self) -> None:
+        """What is not recorded is lost."""
+        self.marks.add(f"died {self.record.fields['status']}")
+        for path in self.running:
+            self.launched[path][-1] = "lost"
+        self.running.clear()
+        self.owned = False
+        self.snapshot = self.restored()
+        status, wake_at = self.record.fields["status"], self.record.fields["wake_at"]
+        due = wake_at is not None and wake_at <= self.now
+        self.record.ready = status in {"RUNNING", "CANCELLING"} or due or (status == "PENDING" and wake_at is None)
+
+    def send(self, kind: str, payload: Any, user: str | None = "user_1", topic: str | None = None) -> None:
+        mail = Mail(f"mail_{len(self.record.mail):05d}", kind, payload, user, topic, self.tick())
+        self.record.mail.append(mail)
+
+    def hear(self) -> None:
+        self._unread = self.record.unread()
+
+    # What the driver does.
+
+    def ends(self, path: str, outcome: Outcome) -> None:
         """An attempt that is under way reports."""
-        self.running.discard(step_id)
-        self.launched[step_id][-1] = "failed" if isinstance(outcome, Failed) else "done"
-        self.snapshot.report(step_id, outcome, self.tick())
+        self.running.discard(path)
+        self.launched[path][-1] = "failed" if isinstance(outcome, Failed) else "done"
+        self.snapshot.report(path, outcome, self.tick())
 
     def go_on(self) -> None:
-        """One round of the driver: decide, record, launch, abort."""
-        changes = self.decide()
-        self.write(changes)
-        if self.ended or self.asleep:
-            assert not self.running
-            return
-        self._launch(changes.starts)
-        if self.snapshot.stop is not None:
-            self._abort()
+        """Rounds of the driver: decide, record, launch, abort; until there is no fact left."""
+        more = True
+        while more:
+            changes, read, more = self.decide()
+            self.write(changes, read)
+            if self.ended or self.asleep:
+                assert not self.running or (self.snapshot.stop is not None and self.snapshot.stop.forced)
+                self.running.clear()
+                self.owned = False
+                return
+            more = self._launch(changes.starts) or more
 
-    def decide(self) -> Changes:
-        """Take in the mail and decide until nothing is left to decide."""
+    def decide(self) -> tuple[Changes, list[str], bool]:
+        """Take in the mail and decide until nothing is left to decide, or enough is to be recorded."""
         changes = Changes()
-        take_in(self.workflow, self.snapshot, self.record.mail, self.tick(), changes)
+        mail, self._unread = self._unread, []
+        take_in(self.workflow, self.snapshot, mail, self.tick(), changes)
+        read = [item.id for item in mail if not item.taken]
         ran = 0
         while decisions := plan(self.workflow, self.snapshot, now := self.tick()):
             assert decisions == plan(self.workflow, self.snapshot, now), "the same facts, the same decisions"
             for decision in decisions:
                 before = self._statuses()
-                if isinstance(decision, StartStep):
-                    self._check_start(decision.path)
+                self._check(decision)
                 evolve(self.workflow, self.snapshot, decision, self.tick(), changes)
                 self._check_moves(before)
             for start in changes.starts[ran:]:
                 self._look(start)
             ran = len(changes.starts)
-        snapshot = self.snapshot
-        if not (self.ended or snapshot.running or snapshot.stop):
-            wake_at = next_wake(snapshot)
-            assert wake_at is not None, f"nothing would ever move this run: {snapshot}"
-            if wake_at - self.tick() > timedelta(seconds=HOLD_SECONDS):
-                suspend(snapshot, self.tick(), changes)
-        return changes
+            if len(changes.steps) >= self.merged and not self.ended:
+                return changes, read, True
+        self._sleep_if_idle(changes)
+        return changes, read, False
 
-    def write(self, changes: Changes) -> None:
-        record, release = self.record, Release(next_wake(self.snapshot)) if self.asleep else None
+    def _sleep_if_idle(self, changes: Changes) -> None:
+        snapshot = self.snapshot
+        if self.ended or snapshot.running or snapshot.stop is not None or not snapshot.may_run:
+            return
+        wake_at = next_wake(snapshot)
+        if wake_at is None:
+            waits = [state.awaited for _, state in snapshot.unsettled()]
+            paused = snapshot.status is ExecutionStatus.PAUSED and snapshot.control.pause is not None
+            assert paused or any(isinstance(wait, ChildWait) for wait in waits), f"nothing would move it: {snapshot}"
+        if wake_at is None or wake_at - self.tick() > timedelta(seconds=HOLD_SECONDS):
+            suspend(snapshot, self.tick(), changes)
+
+    def _release(self) -> Release:
+        snapshot = self.snapshot
+        if snapshot.status is ExecutionStatus.PENDING:
+            return Release(None, ready=True)
+        wishes = not snapshot.may_run and bool(plan(self.workflow, replace(snapshot, may_run=True), self.tick()))
+        return Release(next_wake(snapshot), ready=wishes)
+
+    def write(self, changes: Changes, read: Sequence[str]) -> None:
         control_text = encode(control_json(self.snapshot.control))
         row = build_transition(
-            Fence("exec_1", "org_1", "worker_1", 1), record.fields["write_no"] + 1, self.workflow, self.snapshot,
-            changes, now=self.tick(), release=release, read_mail=(), control_text=control_text,
-            new_id=lambda kind: kind,
+            Fence("exec_1", "org_1", "worker_1", 1), self.record.fields["write_no"] + 1, self.workflow, self.snapshot,
+            changes, now=self.tick(), release=self._release() if self.asleep else None, read_mail=read,
+            control_text=control_text if control_text != self.record.fields["control_text"] else None,
+            new_id=lambda kind: f"{kind}_{next(self._ids)}",
         )  # fmt: skip
         assert row.releases == (self.ended or self.asleep)
-        record.events += row.events
-        record.rows |= {step.path: step for step in row.steps}
-        for attempt in row.attempts:
-            assert (attempt.path, attempt.attempt) not in record.attempts, "one row for each attempt"
-            assert attempt.started_at is not None
-            assert attempt.started_at <= attempt.completed_at
-            record.attempts[attempt.path, attempt.attempt] = attempt.status
-        record.fields["status"] = row.status.value
-        record.fields["last_recorded_at"] = row.recorded_at
-        kept = "progress", "next_seq", "write_no", "agent_results_text", "started_at", "deadline_at", "control_text"
-        for name in kept:
-            if (value := getattr(row, name)) is not None:
-                record.fields[name] = value
+        self.record.add(row)
 
     def _look(self, start: StartStep) -> None:
         """A pure step runs at once; what each step saw of its ancestors is kept."""
-        step = self.workflow.by_id[start.path]
+        step = self.workflow.step(start.path)
         self.seen += start.config["seen"].items()
         if step.effect is Effect.PURE:
-            outcome = _pure_outcome(step.definition.type, start.config)
-            self.snapshot.report(step.id, outcome, self.tick())
+            turn = str(self.snapshot.state(start.path).attempt)
+            outcome = pure_outcome(step.definition.type, start, turn)
+            self.snapshot.report(start.path, outcome, self.tick())
 
-    def _launch(self, starts: list[StartStep]) -> None:
-        for start in starts:
-            if self.workflow.by_id[start.path].effect is not Effect.PURE:
-                self.launched[start.path].append("under way")
-                self.running.add(start.path)
+    def _launch(self, starts: Sequence[StartStep]) -> bool:
+        """Begin the attempts whose start is recorded; those of a run that is being stopped are given up instead."""
+        effectful = [start.path for start in starts if self.workflow.step(start.path).effect is not Effect.PURE]
+        for path in effectful:
+            if self.snapshot.stop is not None:
+                self.snapshot.report(path, Aborted(), self.tick())
+            else:
+                self.launched[path].append("under way")
+                self.running.add(path)
+        return bool(effectful) and self.snapshot.stop is not None
 
-    def _abort(self) -> None:
-        """What the driver never launched, or no longer has, is given up at once; the rest is asked to end."""
-        given_up = [step_id for step_id in self.snapshot.running if step_id not in self.running]
-        for step_id in given_up:
-            self.snapshot.report(step_id, Aborted(), self.tick())
-        if given_up:
-            self.go_on()
+    # What a decision must respect.
 
     def _statuses(self) -> tuple[Any, dict[str, Any]]:
         return self.snapshot.status, {name: state.status for name, state in self.snapshot.steps.items()}
 
-    def _check_start(self, step_id: str) -> None:
-        snapshot, step = self.snapshot, self.workflow.by_id[step_id]
+    def _check(self, decision: Decision) -> None:
+        match decision:
+            case StartStep(path=path):
+                self._check_start(path)
+            case ParkStep(path=path, parked=parked):
+                self.parked[path] = self.active_seconds() + (inf if parked.seconds is None else parked.seconds)
+            case CompleteStep() | RepeatStep() | FailStep() | RetryStep():
+                self._check_letters(decision.path, decision.letters)
+            case PassGate(letters=letters) if letters:
+                assert {self._mail(letter).topic for letter in letters} == {"appr_1"}
+            case BeginStop(stop=stop) if stop.reason is StopReason.TIMED_OUT:
+                limit = self.workflow.definition.timeout
+                assert limit is not None
+                assert self.active_seconds() >= limit - 0.001, "PAUSED time does not count"
+
+    def _check_start(self, path: str) -> None:
+        snapshot, step = self.snapshot, self.workflow.step(path)
+        control, item = snapshot.control, split_path(path)[1] is not None
         assert snapshot.stop is None, "nothing starts in a run that is being stopped"
-        handles_failure = step.run_if in {"any_failed", "all_done"}
-        assert snapshot.first_failure is None or handles_failure or snapshot.steps[step_id].attempt
+        assert control.pause is None, "nothing starts in a run that is held"
+        assert snapshot.status is ExecutionStatus.RUNNING
+        assert snapshot.may_run, "nothing starts without a slot"
+        assert step.id not in control.breakpoints - control.passed
+        assert control.steps_left != 0
+        assert control.budget.max_steps is None or snapshot.starts < control.budget.max_steps
+        handles_failure = step.run_if in {"any_failed", "all_done"} or item or control.only is not None
+        assert snapshot.first_failure is None or handles_failure or snapshot.state(path).attempt
+        assert control.only in {None, step.id}
+        if item and split_path(path)[1] not in snapshot.maps[step.id].active:
+            assert len(snapshot.maps[step.id].active) < step.definition.max_parallel
+
+    def _check_letters(self, path: str, letters: Sequence[str]) -> None:
+        awaited = next((state.awaited for name, state in self.snapshot.unsettled() if name == path), None)
+        if letters:
+            assert awaited is not None
+            assert {self._mail(letter).topic for letter in letters} <= {*topics(awaited)}
+        elif awaited is not None:
+            assert self.active_seconds() >= self.parked[path] - 0.001, "no wait ends before its time"
 
     def _check_moves(self, before: tuple[Any, dict[str, Any]]) -> None:
         status, steps = self._statuses()
@@ -291,38 +362,33 @@ class Process:
         for name, new in steps.items():
             old = before[1][name]
             assert new is old or new in LEGAL_STEP[old], (name, old, new)
+        for step_id, items in self.snapshot.maps.items():
+            assert len(items.active) <= self.workflow.by_id[step_id].definition.max_parallel
+
+    def _mail(self, mail_id: str) -> Mail:
+        return next(mail for mail in self.record.mail if mail.id == mail_id)
+
+    def active_seconds(self) -> float:
+        """The time since the run began, but for what it was PAUSED, by its events."""
+        total, since = 0.0, None
+        for event in self.record.events:
+            if event.type in {"execution_started", "execution_resumed"} and since is None:
+                since = event.timestamp
+            elif event.type == "execution_paused" and since is not None:
+                total, since = total + (event.timestamp - since).total_seconds(), None
+        return total if since is None else total + (self.now - since).total_seconds()
 
     @property
     def ended(self) -> bool:
-        return self.snapshot.status.terminal
+        return self.snapshot.status in TERMINAL
 
     @property
     def asleep(self) -> bool:
-        return self.snapshot.status is ExecutionStatus.WAITING
+        if self.ended:
+            return False
+        return self.snapshot.status.value in {"WAITING", "PAUSED"} or not self.snapshot.may_run
 
     @property
     def due(self) -> bool:
         wake_at = next_wake(self.snapshot)
         return wake_at is not None and wake_at <= self.now
-
-
-def facts(snapshot: Snapshot) -> Snapshot:
-    """A snapshot without what is not recorded: outcomes still to be decided on, how failures may be retried, a stop."""
-    steps = {
-        name: replace(state, outcome=None, outcome_at=None, failure=_plain(state.failure))
-        for name, state in snapshot.steps.items()
-    }
-    first = snapshot.first_failure
-    if first is not None:
-        first = replace(first, failure=_plain(first.failure) or first.failure)
-    return replace(snapshot, steps=steps, first_failure=first, control=Control(), reported=[])
-
-
-def _plain(failure: Failure | None) -> Failure | None:
-    return None if failure is None else Failure(failure.code, failure.message)
-
-
-def good(kind: str) -> Outcome:
-    """A success with everything that a record keeps of one."""
-    ports = frozenset({kind} & set(PORTS))
-    return Succeeded({"ok": 1}, '{"ok":1}', ports, Usage(tokens=7, cost=0.5), {"said": kind})

@@ -4,61 +4,45 @@ Each rule reports one fact, then decides until nothing is left to decide, and re
 begins again from the recorded rows alone, as another process would.
 """
 
-from hypothesis import settings
+from typing import Any
+
+from hypothesis import event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
-from app.domain.compiled import CompiledWorkflow
-from app.domain.control import StopReason
 from app.domain.errors import Failure
-from app.domain.events import STREAM_EVENT, TERMINAL_TYPES
-from app.domain.mail import Mail
-from app.domain.planner import plan
+from app.domain.events import STREAM_EVENT
 from app.domain.snapshot import Aborted, Failed, Outcome, Slept
-from app.domain.states import ExecutionStatus, StepStatus
-from app.domain.steps import Effect
-from app.engine.restore import restore
-from tests.property.model import Process, facts, good, workflows
+from app.domain.states import ExecutionStatus
+from app.domain.waits import ApprovalWait, SignalWait
+from tests.property.invariants import Invariants
+from tests.property.model import Process
+from tests.property.reach import reached
+from tests.property.workflows import SIGNALS, controls, good, waits_for, workflows
 
-EXECUTION_FOLD = {
-    "execution_queued": "PENDING",
-    "execution_started": "RUNNING",
-    "execution_waiting": "WAITING",
-    "execution_resumed": "RUNNING",
-    "execution_cancelling": "CANCELLING",
-    "execution_completed": "COMPLETED",
-    "execution_failed": "FAILED",
-    "execution_cancelled": "CANCELLED",
-}
-STEP_FOLD = {
-    "step_started": "RUNNING",
-    "step_retrying": "WAITING",
-    "step_waiting": "WAITING",
-    "step_completed": "COMPLETED",
-    "step_failed": "FAILED",
-    "step_skipped": "SKIPPED",
-    "step_cancelled": "CANCELLED",
-}
 UNRECORDED = Failed(Failure("broken", "unrecorded"), 0.5)
-SETTLING = {"step_completed", "step_failed", "step_skipped", "step_cancelled"}
+WISHES = ["pause", "pause", "resume", "resume", "resume", "step", "step"]
 
 
-class Run(RuleBasedStateMachine):
+class Run(Invariants):
     """One execution from its acceptance to its end."""
 
-    process: Process
+    @initialize(data=st.data(), merged=st.sampled_from([1, 3, 500]), at_once=st.sampled_from([True, True, True, False]))
+    def accept(self, data: st.DataObject, merged: int, at_once: bool) -> None:
+        self.settled = {}
+        self.children: set[str] = set()
+        workflow = data.draw(workflows())
+        self.process = Process(workflow, data.draw(controls(workflow)), merged)
+        if at_once:
+            self.process.serve()
 
-    @initialize(workflow=workflows())
-    def accept(self, workflow: CompiledWorkflow) -> None:
-        self.settled: dict[str, object] = {}
-        self.process = Process(workflow)
-
-    # What can happen.
+    # What its steps do.
 
     @precondition(lambda self: self.process.running)
     @rule(pick=st.integers(0, 8), kind=st.sampled_from(["good", "left", "right"]))
     def an_attempt_succeeds(self, pick: int, kind: str) -> None:
-        self.process.ends(self._picked(pick), good(kind))
+        path = self._picked(pick)
+        self.process.ends(path, self._success(path, kind))
         self.process.go_on()
 
     @precondition(lambda self: self.process.running)
@@ -85,8 +69,9 @@ class Run(RuleBasedStateMachine):
     @precondition(lambda self: len(self.process.running) > 1)
     @rule()
     def all_attempts_end_at_once(self) -> None:
-        for number, step_id in enumerate(sorted(self.process.running)):
-            self.process.ends(step_id, Failed(Failure("broken", step_id, retryable=False)) if number else good("left"))
+        for number, path in enumerate(sorted(self.process.running)):
+            broken = Failed(Failure("broken", path, retryable=False))
+            self.process.ends(path, broken if number else self._success(path, "left"))
         self.process.go_on()
 
     @precondition(lambda self: self.process.snapshot.stop is not None and self.process.running)
@@ -95,192 +80,201 @@ class Run(RuleBasedStateMachine):
         self.process.ends(self._picked(pick), Aborted())
         self.process.go_on()
 
+    # What time, the queue and death do.
+
     @rule(seconds=st.sampled_from([0.3, 2.0, 6.0, 31.0]))
     def time_passes(self, seconds: float) -> None:
         self.process.tick(seconds)
-        if self.process.asleep and self.process.due:
-            self.process.claim()
-        if not self.process.ended and (not self.process.asleep or self.process.due):
-            self.process.go_on()
+        if self.process.owned or self.process.wants_slot:
+            self._serve()
 
-    @precondition(lambda self: not self.process.record.mail and (self.process.running or self.process.asleep))
-    @rule(heard=st.booleans())
-    def somebody_cancels(self, heard: bool) -> None:
-        """The mail is durable; the owner may hear of it later, and a sleeping run is claimed because of it."""
-        self.process.record.mail.append(Mail("mail_1", "cancel", {"reason": "enough"}, "user_1"))
-        if self.process.asleep:
-            self.process.claim()
-            self.process.go_on()
-        elif heard:
-            self.process.go_on()
-
-    @precondition(lambda self: not self.process.ended and self.process.snapshot.next_seq > 6)
-    @rule(reported=st.booleans(), pick=st.integers(0, 8), outcome=st.sampled_from([good("left"), UNRECORDED]))
-    def the_worker_dies(self, reported: bool, pick: int, outcome: Outcome) -> None:
-        """It may have taken in a report, decided, even run pure steps: what is not recorded is lost."""
-        if reported and self.process.running:
-            step_id = self._picked(pick)
-            self.process.ends(step_id, outcome)
-            self.process.launched[step_id][-1] = "lost"
-            self.process.decide()
-        self.process.claim()
-        self.process.go_on()
-
-    @precondition(lambda self: self.process.asleep)
+    @precondition(lambda self: not self.process.owned and not self.process.ended)
     @rule()
-    def somebody_wakes_it_too_early(self) -> None:
-        before = len(self.process.record.events)
-        self.process.claim()
-        if not self.process.due:
+    def the_queue_serves_it(self) -> None:
+        self._serve()
+
+    @precondition(lambda self: self.process.sleeps_freely and self.process.record.unread())
+    @rule()
+    def its_mail_is_read_without_a_slot(self) -> None:
+        self.process.claim(may_run=False)
+        self.process.go_on()
+        assert not self.process.owned
+
+    @precondition(lambda self: not self.process.owned and self.process.snapshot.status is ExecutionStatus.PENDING)
+    @rule(verdict=st.sampled_from(["queue_expired", "concurrency_skipped", "concurrency_cancelled"]))
+    def a_limit_ends_it(self, verdict: str) -> None:
+        if self.process.record.fields["status"] == "PENDING":
+            self.process.claim(may_run=False, verdict=verdict)
             self.process.go_on()
-            assert self.process.asleep
-            assert len(self.process.record.events) == before
+            assert self.process.ended
+            assert self.process.snapshot.progress == 0
 
-    # What must hold, always.
+    @precondition(lambda self: self.process.owned)
+    @rule(again=st.booleans())
+    def the_worker_dies(self, again: bool) -> None:
+        self.process.die()
+        if again:
+            self._serve()
 
-    @invariant()
-    def planning_again_decides_nothing_new(self) -> None:
-        if not self.process.asleep:
-            assert plan(self.process.workflow, self.process.snapshot, self.process.now) == []
+    @precondition(lambda self: self.process.running)
+    @rule(again=st.booleans(), pick=st.integers(0, 8), kind=st.sampled_from(["left", None]))
+    def the_worker_dies_before_it_records(self, again: bool, pick: int, kind: str | None) -> None:
+        """It has taken in a report, decided, even run pure steps: what is not recorded is lost."""
+        path = self._picked(pick)
+        self.process.ends(path, UNRECORDED if kind is None else self._success(path, kind))
+        self.process.launched[path][-1] = "lost"
+        self.process.hear()
+        self.process.decide()
+        self.the_worker_dies(again)
 
-    @invariant()
-    def the_record_holds_every_fact(self) -> None:
-        restored = restore(self.process.workflow, self.process.record.claim(self.process.now))
-        assert facts(restored) == facts(self.process.snapshot)
+    @precondition(lambda self: self._asleep and not self.process.wants_slot and not self.process.record.unread())
+    @rule(may_run=st.booleans())
+    def somebody_wakes_it_too_early(self, may_run: bool) -> None:
+        before = len(self.process.record.events)
+        self.process.claim(may_run=may_run)
+        self.process.go_on()
+        assert self._asleep
+        assert len(self.process.record.events) == before
 
-    @invariant()
-    def events_are_numbered_without_gap_and_time_goes_on(self) -> None:
-        events = self.process.record.events
-        assert [event.seq for event in events] == list(range(1, len(events) + 1))
-        times = [event.timestamp for event in events]
-        assert times == sorted(times)
+    # What comes by mail. The owner may hear of it later.
 
-    @invariant()
-    def the_end_comes_once_and_last(self) -> None:
-        terminal = [event for event in self.process.record.events if event.type in TERMINAL_TYPES]
-        assert terminal == (self.process.record.events[-1:] if self.process.ended else [])
+    @precondition(lambda self: not self.process.ended)
+    @rule(kind=st.sampled_from(WISHES), heard=st.booleans())
+    def somebody_pauses_or_lets_it_go_on(self, kind: str, heard: bool) -> None:
+        self._send(kind, {"reason": "so"}, heard)
 
-    @invariant()
-    def progress_is_the_formula_and_never_goes_back(self) -> None:
-        progress = [event.progress for event in self.process.record.events]
-        assert progress == sorted(progress)
-        states = self.process.snapshot.steps.values()
-        closing = {"execution_failed", "execution_cancelled", "execution_timed_out"}
-        settled = [state for state in states if state.status.settled and state.status is not StepStatus.CANCELLED]
-        counted = sum(state.reason not in closing for state in settled)
-        completed = self.process.snapshot.status is ExecutionStatus.COMPLETED
-        assert progress[-1] == (100 if completed else counted * 100 // len(states))
-        for event in self.process.record.events:
-            assert dict(event.data).get("progress", event.progress) == event.progress
+    @precondition(lambda self: not self.process.ended and self.process.snapshot.next_seq > 12)
+    @rule(kind=st.sampled_from(["cancel", "terminate"]), heard=st.booleans())
+    def somebody_stops_it(self, kind: str, heard: bool) -> None:
+        self._send(kind, {"reason": "enough"}, heard)
 
-    @invariant()
-    def steps_start_once_behind_their_needs_and_never_when_skipped(self) -> None:
-        began: set[str | None] = set()
-        settled: set[str | None] = set()
-        for event in self.process.record.events:
-            if event.type == "step_started":
-                assert event.step_id not in began | settled
-                began.add(event.step_id)
-                needs = {edge.parent for edge in self.process.workflow.by_id[str(event.step_id)].edges}
-                assert needs <= settled
-            if event.type in SETTLING:
-                assert event.step_id not in settled
-                assert event.type != "step_skipped" or event.step_id not in began
-                settled.add(event.step_id)
+    @precondition(lambda self: not self.process.ended)
+    @rule(pick=st.integers(0, 8), whole=st.booleans(), heard=st.booleans())
+    def somebody_sets_breakpoints(self, pick: int, whole: bool, heard: bool) -> None:
+        self._send("breakpoints", {"steps": [self._step(pick)] if whole else []}, heard)
 
-    @invariant()
-    def what_a_step_sees_of_its_ancestors_is_settled(self) -> None:
-        assert {status for _, status in self.process.seen} <= {"COMPLETED", "FAILED", "SKIPPED"}
+    @precondition(lambda self: not self.process.ended)
+    @rule(pick=st.integers(0, 8), heard=st.booleans())
+    def somebody_edits_an_output(self, pick: int, heard: bool) -> None:
+        self._send("edit", {"step_id": self._step(pick), "output": {"ok": 2, "case": "left"}}, heard)
 
-    @invariant()
-    def nothing_starts_behind_the_acknowledgement_of_a_cancellation(self) -> None:
-        kinds = [event.type for event in self.process.record.events]
-        if "execution_cancelling" in kinds:
-            assert not {"step_started", "step_retrying"} & set(kinds[kinds.index("execution_cancelling") :])
-        stop = self.process.snapshot.stop
-        if stop is not None and stop.reason is StopReason.CANCELLED and not self.process.ended:
-            assert kinds.count("execution_cancelling") == 1
+    @precondition(lambda self: not self.process.ended)
+    @rule(limit=st.sampled_from([{"max_steps": 2}, {"max_steps": 7}, {"max_cost": 1.5}, {"max_cost": 90.0}]))
+    def somebody_sets_a_budget(self, limit: dict[str, Any]) -> None:
+        self._send("budget", limit, heard=True)
 
-    @invariant()
-    def settled_steps_never_change(self) -> None:
-        for path, row in self.process.record.rows.items():
-            if StepStatus(row.status).settled:
-                assert self.settled.setdefault(path, row) == row
+    @precondition(lambda self: not self.process.ended)
+    @rule(name=st.sampled_from(SIGNALS), payload=st.integers(0, 3), heard=st.booleans())
+    def a_signal_comes(self, name: str, payload: int, heard: bool) -> None:
+        self._send("signal", payload, heard, topic=name)
 
-    @invariant()
-    def an_effect_that_must_happen_once_is_not_repeated_unless_it_failed(self) -> None:
-        for step in self.process.workflow.steps:
-            if step.effect is Effect.ONCE:
-                assert set(self.process.launched[step.id][:-1]) <= {"failed"}
+    @precondition(lambda self: not self.process.ended and self.process.record.approvals)
+    @rule(
+        pick=st.integers(0, 8), user=st.sampled_from(["ann", "bob"]), heard=st.booleans(),
+        decision=st.sampled_from(["approve", "approve", "reject"]),
+    )  # fmt: skip
+    def somebody_decides(self, pick: int, user: str, heard: bool, decision: str) -> None:
+        asked = sorted(self.process.record.approvals)
+        topic = asked[pick % len(asked)]
+        if not any(mail.topic == topic and mail.user_id == user for mail in self.process.record.mail):
+            self._send("decision", {"decision": decision}, heard, user=user, topic=topic)
 
-    @invariant()
-    def rows_hold_what_their_status_has(self) -> None:
-        for path, row in self.process.record.rows.items():
-            assert (row.wake_at is not None) == (row.status == "WAITING")
-            assert (row.completed_at is not None) == StepStatus(row.status).settled
-            assert (row.output_text is not None) <= (row.status in {"COMPLETED", "WAITING"})
-            if row.error_code == "outcome_unknown":
-                assert self.process.record.attempts[path, row.attempt] == "LOST"
+    @precondition(lambda self: not self.process.ended and self._awaited)
+    @rule(pick=st.integers(0, 8), heard=st.booleans())
+    def what_a_step_waits_for_comes(self, pick: int, heard: bool) -> None:
+        wait = self._awaited[pick % len(self._awaited)]
+        match wait:
+            case SignalWait(names=names):
+                for name in names:
+                    self._send("signal", pick, heard, topic=name)
+            case ApprovalWait(approval_id=topic):
+                for user in ("ann", "bob"):
+                    if not any(mail.topic == topic and mail.user_id == user for mail in self.process.record.mail):
+                        self._send("decision", {"decision": "approve"}, heard, user, topic)
 
-    @invariant()
-    def attempts_are_numbered_and_within_the_policy(self) -> None:
-        for step in self.process.workflow.steps:
-            recorded = {
-                number: status for (path, number), status in self.process.record.attempts.items() if path == step.id
-            }
-            assert sorted(recorded) == list(range(1, len(recorded) + 1))
-            assert sum(status == "FAILED" for status in recorded.values()) <= step.retry.max_attempts
-
-    @invariant()
-    def the_events_tell_every_status(self) -> None:
-        events = self.process.record.events
-        told = [EXECUTION_FOLD[event.type] for event in events if event.type in EXECUTION_FOLD][-1]
-        assert told == self.process.snapshot.status
-        steps = {event.step_id: STEP_FOLD[event.type] for event in events if event.type in STEP_FOLD}
-        for step_id, state in self.process.snapshot.steps.items():
-            again = steps.get(step_id) == "WAITING" and state.status is StepStatus.RUNNING
-            assert again or steps.get(step_id, "PENDING") == state.status
-
-    @invariant()
-    def the_reported_failure_is_the_first(self) -> None:
-        events = self.process.record.events
-        if events[-1].type != "execution_failed":
-            return
-        steps = self.process.workflow.by_id
-        stopping = [
-            event
-            for event in events
-            if event.type == "step_failed" and not steps[str(event.step_id)].definition.continue_on_error
-        ]
-        deadline = self.process.record.fields["deadline_at"]
-        if stopping and (deadline is None or stopping[0].timestamp < deadline):
-            assert events[-1].step_id == stopping[0].step_id
-            assert dict(events[-1].data)["error_message"] == dict(stopping[0].data)["error_message"]
-        else:
-            assert dict(events[-1].data)["error_code"] in {"execution_timed_out", "expression_error"}
+    @precondition(lambda self: not self.process.ended and self.children)
+    @rule(pick=st.integers(0, 8), heard=st.booleans(), status=st.sampled_from(["COMPLETED", "COMPLETED", "FAILED"]))
+    def a_child_ends(self, pick: int, heard: bool, status: str) -> None:
+        child = sorted(self.children)[pick % len(self.children)]
+        self.children.discard(child)
+        told = {"status": status, "output": {"ok": 1}, "error": "no", "error_code": "x", "tokens_used": 3, "cost": 0.5}
+        self._send("child", told, heard, user=None, topic=child)
 
     def teardown(self) -> None:
-        """Whatever happened: a run whose attempts all end does end, and every event of it has its shape."""
+        """Whatever happened: a run that is let go on, and whose attempts all end, does end."""
         if not hasattr(self, "process"):
             return
-        for _ in range(100):
+        for _ in range(150):
             if self.process.ended:
                 break
-            for step_id in sorted(self.process.running):
-                self.process.ends(step_id, Aborted() if self.process.snapshot.stop else good("good"))
-            self.time_passes(10.0)
+            self._help()
         assert self.process.ended, f"does not end: {self.process.snapshot}"
         self.the_end_comes_once_and_last()
         self.the_events_tell_every_status()
-        for event in self.process.record.events:
-            wire = {"seq": event.seq, "type": event.type, "execution_id": "exec_1", "step_id": event.step_id}
-            wire |= {"timestamp": event.timestamp, "progress": event.progress, "data": event.data}
-            assert STREAM_EVENT.validate_python(wire).data == event.data
+        self.approvals_are_open_exactly_while_they_are_waited_for()
+        for told in self.process.record.events:
+            wire = {"seq": told.seq, "type": told.type, "execution_id": "exec_1", "step_id": told.step_id}
+            wire |= {"timestamp": told.timestamp, "progress": told.progress, "data": told.data}
+            assert STREAM_EVENT.validate_python(wire).data == told.data
+        for what in sorted({*reached(self.process.workflow, self.process.record), *self.process.marks}):
+            event(what)
+
+    def _help(self) -> None:
+        process = self.process
+        if process.snapshot.status is ExecutionStatus.PAUSED and not process.owned:
+            process.send("breakpoints", {"steps": []})
+            process.send("budget", {"max_steps": 9_999, "max_cost": 9_999, "max_duration": "9999s"})
+            process.send("resume", {})
+        for child in sorted(self.children):
+            process.send("child", {"status": "COMPLETED", "output": None}, None, child)
+        self.children.clear()
+        for path in sorted(process.running):
+            process.ends(path, Aborted() if process.snapshot.stop else self._success(path, "good"))
+        process.tick(10.0)
+        self._serve()
+
+    def _serve(self) -> None:
+        """One claim; whoever claimed a run that asked for a slot has something to do."""
+        process = self.process
+        asked = process.wants_slot and process.record.fields["status"] in {"PENDING", "WAITING", "PAUSED"}
+        asked, before = asked and not process.record.unread(), len(process.record.events)
+        process.serve()
+        assert not asked or len(process.record.events) > before
+
+    def _send(
+        self, kind: str, payload: Any, heard: bool, user: str | None = "user_1", topic: str | None = None
+    ) -> None:
+        self.process.send(kind, payload, user, topic)
+        if heard:
+            self.process.serve()
+
+    def _success(self, path: str, kind: str) -> Outcome:
+        """How an attempt ends well; that of a step with a child waits for it."""
+        if self.process.workflow.step(path).definition.type != "child":
+            return good(kind, path)
+        state = self.process.snapshot.state(path)
+        child = f"exec_{path}_{state.iteration}.{state.failures}"
+        if not any(mail.topic == child for mail in self.process.record.mail):
+            self.children.add(child)
+        return waits_for(child)
+
+    @property
+    def _asleep(self) -> bool:
+        return not self.process.owned and self.process.record.fields["status"] in {"WAITING", "PAUSED"}
+
+    @property
+    def _awaited(self) -> list[SignalWait | ApprovalWait]:
+        waits = [state.awaited for _, state in self.process.snapshot.unsettled()]
+        return [wait for wait in waits if isinstance(wait, SignalWait | ApprovalWait)]
 
     def _picked(self, pick: int) -> str:
         running = sorted(self.process.running)
         return running[pick % len(running)]
 
+    def _step(self, pick: int) -> str:
+        order = self.process.workflow.order
+        return order[pick % len(order)]
+
 
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestRun.settings = settings(max_examples=500, stateful_step_count=40, deadline=None)
