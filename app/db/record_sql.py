@@ -6,6 +6,9 @@ Workflow counters come last and in id order: batches of different writers queue 
 day used is kept in shards, so that writers do not wait for each other's commits at every step. The owner is compared by
 IS NOT DISTINCT FROM because no index serves that: what the planner learns of owners while few rows have one would make
 it look through all of a worker's executions instead of taking the one by its id.
+
+Who ends cancels the executions that were to report to it, whether or not its record knows of them: it may have been cut
+off between their start and the note of it.
 """
 
 from collections.abc import Sequence
@@ -170,6 +173,11 @@ WITH t AS (
     FROM unnest($83::text[], $84::text[], $85::text[], $86::text[], $87::text[])
       AS x(execution_id, id, receiver, kind, payload)
     JOIN f ON f.id = x.execution_id
+  UNION ALL
+  SELECT 'mail_' || substr(c.id, 6), c.org_id, c.id, 'cancel', '{"reason":"The execution that started it has ended"}'
+    FROM f JOIN executions c ON c.parent_id = f.id
+   WHERE f.ends AND c.parent_path IS NOT NULL AND c.status NOT IN ('COMPLETED', 'FAILED', 'CANCELLED')
+     AND c.id <> ALL($85::text[])
   RETURNING execution_id
 ), b AS (
   INSERT INTO execution_inbox (id, org_id, execution_id, kind, topic, payload)

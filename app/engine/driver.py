@@ -248,6 +248,8 @@ class Driver:
         controlled = control_text != self._control_text
         if not (changes.events or changes.steps or changes.used or read_mail or controlled or self._asleep):
             return True
+        if changes.ending is not None:
+            await self._attempts.seen_through()  # the end is told to every child there is
         transition = build_transition(
             self._fence,
             self._recorded.write_no + 1,
@@ -312,7 +314,7 @@ class Driver:
         )
 
     async def _start_child(self, path: str, turn: str, request: ChildRequest) -> str:
-        return await self._ports.children.start(self._claim, path, turn, request)
+        return await self._attempts.see_through(self._ports.children.start(self._claim, path, turn, request))
 
     async def _attempt(self, start: StartStep, context: AttemptContext | None = None) -> Outcome:
         step, told = self._workflow.step(start.path), context or self._context(start)

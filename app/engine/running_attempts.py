@@ -33,6 +33,7 @@ class RunningAttempts:
         self._report = report
         self._grace = grace
         self._running: dict[str, _Running] = {}
+        self._uncut: set[asyncio.Task[str]] = set()
 
     def begin(
         self, path: str, step: CompiledStep, context: AttemptContext, attempt: Coroutine[None, None, Outcome], name: str
@@ -42,6 +43,18 @@ class RunningAttempts:
         overdue = asyncio.get_running_loop().call_later(step.timeout + self._grace, self._overrun, path, task, step)
         self._running[path] = _Running(task, context, overdue)
         task.add_done_callback(partial(self._ended, path))
+
+    async def see_through(self, work: Coroutine[None, None, str]) -> str:
+        """Work that an attempt waits for and that ends though the attempt is cancelled, as it must not be half done."""
+        task = asyncio.create_task(work)
+        self._uncut.add(task)
+        task.add_done_callback(self._uncut.discard)
+        return await asyncio.shield(task)
+
+    async def seen_through(self) -> None:
+        """Wait until no such work is under way."""
+        if self._uncut:
+            await asyncio.wait(self._uncut)
 
     def abort(self, grace: float) -> None:
         """Cancel all; what has not ended after `grace` seconds is given up."""
@@ -61,8 +74,8 @@ class RunningAttempts:
             running.context.cancelled = True
             running.overdue.cancel()
             running.task.cancel()
-        if attempts:
-            await asyncio.wait([running.task for running in attempts.values()], timeout=LEAVE_SECONDS)
+        if left := {*(running.task for running in attempts.values()), *self._uncut}:
+            await asyncio.wait(left, timeout=LEAVE_SECONDS)
 
     def _ended(self, path: str, task: "asyncio.Task[Outcome]") -> None:
         running = self._running.get(path)

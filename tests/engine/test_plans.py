@@ -98,11 +98,12 @@ async def test_no_statement_of_the_engine_scans_a_table_empty_or_grown(explain):
 async def test_an_execution_and_a_workflow_are_found_by_their_whole_key(explain):
     await explain.grow()
     plan = await explain(record_sql.RECORD)
-    used = {node.get("Relation Name", node.get("Alias")): node for node in plan if "Index Name" in node}
-    assert {name: node["Index Name"] for name, node in used.items()} == {
-        "executions": "pk_executions",
-        "workflows": "pk_workflows",
-        "execution_inbox": "pk_execution_inbox",
+    used = {(node.get("Relation Name", node.get("Alias")), node["Index Name"]) for node in plan if "Index Name" in node}
+    assert used == {
+        ("executions", "pk_executions"),
+        ("executions", "ix_executions_parent_id"),
+        ("workflows", "pk_workflows"),
+        ("execution_inbox", "pk_execution_inbox"),
     }
     # In the order of the arrays, which is that of the ids: two writers cannot wait for each other.
     locks = next(node for node in plan if node.get("Subplan Name") == "CTE w")
