@@ -18,7 +18,7 @@ Every execution that has not ended gets one of the codes below; what is first in
 `queued`              it waits for its turn; `details.ahead` says how many are before it
 `waking`              what it waited for has come, and a worker is about to take it up
 `recovering`          it has lost its worker; another takes it up
-`pausing`             somebody asked it to pause; running steps end first
+`pausing`             it is to pause, as somebody asked or a limit says; running steps end first
 `overdue_step`        a step runs longer than its timeout: its worker may be gone
 `running`             a step is running: it is moving
 `retry_backoff`       a step failed and is tried again at `moves_at`
@@ -232,7 +232,7 @@ def _active(facts: RunFacts, now: datetime) -> Explanation | None:
     if not running:
         return None
     names, details = _listed(step.step_id for step in running), _step_details(running)
-    if facts.asked("pause"):
+    if facts.asked("pause") or facts.pause_reason is not None:
         return Explanation(ExplainCode.PAUSING, f"It pauses when {names} ends", _step_blocker(running), None, details)
     overdue = next((step for step in running if _is_overdue(step, now)), None)
     if overdue is not None and overdue.timeout is not None:

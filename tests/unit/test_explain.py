@@ -102,6 +102,11 @@ CASES: list[tuple[str, RunFacts, str, Blocker | None, datetime | None]] = [
         "pausing", A, None,
     ),
     (
+        "pause taken note of",
+        RunFacts(Is.RUNNING, owned=True, steps=[running()], pause_reason="paused", status_reason="pause_requested"),
+        "pausing", A, None,
+    ),
+    (
         "past its timeout",
         RunFacts(Is.RUNNING, owned=True, steps=[running("a"), running("b", since=-200)]),
         "overdue_step", Blocker("step", "b"), None,
