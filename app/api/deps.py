@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 
+from app.api.request import demand_readable
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.domain.errors import Forbidden, StepstreamError, Unauthenticated
@@ -30,6 +31,7 @@ class Require:
         caller = await authenticate(request, services(request))
         if self.permission is not None:
             await demand(caller, self.permission, services(request))
+        demand_readable(request)
         return caller
 
 

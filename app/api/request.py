@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.domain.errors import StepstreamError
 from app.domain.jsontext import NotJson, decode
 
 MAX_DEPTH = 64
@@ -24,15 +25,32 @@ class Unreadable:
 class StrictRequest(Request):
     """A request whose JSON is strict: no NaN, no duplicate meanings, no bytes behind the value, bounded depth."""
 
+    unreadable: Unreadable | None = None
+    """What is wrong with the body, once it has been read."""
+
     async def json(self) -> Any:
         body = await self.body()
         try:
             value = decode(body)
         except NotJson as error:
-            return Unreadable("invalid_json", f"The body is not JSON: {error}")
+            return self._refuse(f"The body is not JSON: {error}")
         if _too_deep(value, MAX_DEPTH):
-            return Unreadable("invalid_json", f"The body is nested more than {MAX_DEPTH} levels deep")
+            return self._refuse(f"The body is nested more than {MAX_DEPTH} levels deep")
         return value
+
+    def _refuse(self, detail: str) -> Unreadable:
+        self.unreadable = Unreadable("invalid_json", detail)
+        return self.unreadable
+
+
+def demand_readable(request: Request) -> None:
+    """Raise if the body was read and is no JSON.
+
+    Validation alone does not find it: to a model in which everything may be left out, any object is one that leaves
+    everything out.
+    """
+    if isinstance(request, StrictRequest) and request.unreadable is not None:
+        raise StepstreamError(request.unreadable.detail, code=request.unreadable.code)
 
 
 def _too_deep(value: object, levels: int) -> bool:

@@ -46,6 +46,25 @@ async def test_asking_again_is_no_error_and_an_empty_body_is_enough(client, data
     assert [mail["kind"] for mail in await mail_of(database, execution_id)] == [wish, wish]
 
 
+@pytest.mark.parametrize("body", [b"{", b'{"reason": NaN}', b'{"reason": "\\ud800"}', b"[" * 100 + b"]" * 100])
+async def test_a_body_that_is_no_json_is_not_taken_for_none(client, database, workflow, body):
+    execution_id = await add_execution(database, workflow, "FAILED", fingerprint="f1")
+    running = await add_execution(database, workflow)
+    before = await database.fetchval("SELECT count(*) FROM executions")
+    for path in (
+        *(f"{PATH}/{running}/{wish}" for wish in WISHES),
+        f"{PATH}/{execution_id}/retry",
+        f"{PATH}/{execution_id}/replay",
+        "/api/v1/failures/f1/retry",
+        f"/api/v1/workflows/{workflow['id']}/execute",
+        f"/api/v1/workflows/{workflow['id']}/steps/a/run",
+    ):
+        answer = await client.post(path, content=body, headers={"Content-Type": "application/json"})
+        refused(answer, 400, "invalid_json")
+    assert await mail_of(database, running) == []
+    assert await database.fetchval("SELECT count(*) FROM executions") == before
+
+
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "CANCELLED"])
 async def test_what_has_ended_takes_no_wish(client, database, workflow, status):
     execution_id = await add_execution(database, workflow, status)
