@@ -109,7 +109,8 @@ class Control:
     ) -> Row:
         """Give a completed step of a paused execution another output, or pin that of a step not started yet.
 
-        Raises Conflict once something downstream has started, and for a step that is under way or ended otherwise.
+        Raises Conflict once something downstream has started or was skipped, having looked at the output as it was, and
+        for a step that is under way or ended otherwise.
         """
         workflow = await self._workflow(caller, execution_id)
         if step_id not in workflow.by_id:
@@ -193,15 +194,13 @@ def _why_not_edited(workflow: CompiledWorkflow, row: Row, outcomes: Sequence[Row
         return f"The step is {step['status']}: only a completed step, or one that has not started, can be edited"
     if row["status"] != ExecutionStatus.PAUSED:
         return f"A completed step is edited while the execution is PAUSED, and it is {row['status']}: pause it first"
-    started = sorted(
-        {
-            split_item(path)[0]
-            for path, outcome in steps.items()
-            if outcome["started_at"] is not None and _is_downstream(workflow, step_id, split_item(path)[0])
-        }
+    decided = sorted(
+        split_item(path)[0]
+        for path, outcome in steps.items()
+        if outcome["status"] != StepStatus.PENDING and _is_downstream(workflow, step_id, split_item(path)[0])
     )
-    if started:
-        return f"Step '{started[0]}' downstream has started with the output as it was: replay the execution instead"
+    if decided:
+        return f"Step '{decided[0]}' downstream went by the output as it was: replay the execution instead"
     return None
 
 

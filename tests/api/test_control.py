@@ -117,12 +117,22 @@ async def test_a_step_that_has_not_started_is_pinned_whatever_the_status(client,
 async def test_a_completed_step_is_edited_while_paused_and_before_anything_uses_it(client, database, workflow):
     execution_id = await add_execution(database, workflow, "PAUSED", status_reason="breakpoint")
     await add_step(database, workflow, execution_id, "a", "COMPLETED", output="1")
-    await add_step(database, workflow, execution_id, "b", "SKIPPED")
+    await add_step(database, workflow, execution_id, "b", "PENDING")
     assert (await edit(client, execution_id, "a", [1])).status_code == 202
     await add_step(database, workflow, execution_id, "c", "RUNNING")
     body = refused(await edit(client, execution_id, "a", [2]), 409, "invalid_state")
     assert "'c'" in body["detail"]
     assert len(await mail_of(database, execution_id)) == 1
+
+
+async def test_a_step_that_was_skipped_or_pinned_downstream_has_gone_by_the_output_too(client, database, workflow):
+    for status in ("SKIPPED", "COMPLETED"):
+        execution_id = await add_execution(database, workflow, "PAUSED", status_reason="breakpoint")
+        await add_step(database, workflow, execution_id, "a", "COMPLETED", output="1")
+        await add_step(database, workflow, execution_id, "b", status, started_at=None)
+        body = refused(await edit(client, execution_id, "a", [1]), 409, "invalid_state")
+        assert "'b'" in body["detail"]
+        assert await mail_of(database, execution_id) == []
 
 
 async def test_a_completed_step_of_a_running_execution_is_not_edited(client, database, workflow):
@@ -293,6 +303,8 @@ async def test_what_is_asked_at_the_start_is_stored_with_the_execution(client, d
         ({"breakpoints": ["a", "nowhere"]}, "/breakpoints/1"),
         ({"pins": {"nowhere": 1}}, "/pins/nowhere"),
         ({"start_at": "2200-01-01T00:00:00Z"}, "/start_at"),
+        ({"start_at": "0001-01-01T00:00:00+14:00"}, "/start_at"),
+        ({"start_at": "9999-12-31T23:59:59-14:00"}, "/start_at"),
         ({"start_at": "2026-12-24T06:00:00"}, "/start_at"),
         ({"queue_ttl": "soon"}, "/queue_ttl"),
         ({"budget": {"max_cost": -1}}, "/budget/max_cost"),

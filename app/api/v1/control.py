@@ -177,7 +177,7 @@ async def set_output(
     ],
 ) -> Response:
     """A step that has not started gets this output and does not run. A completed one gets it while the execution is
-    PAUSED and nothing downstream has started."""
+    PAUSED and nothing downstream has started or was skipped."""
     row = await services.control.edit_output(caller, execution_id, step_id, body.output, body.reason)
     return Json(execution_view(row), 202)
 
