@@ -22,7 +22,16 @@ LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]
 StepName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 Breakpoints = Annotated[list[StepName], Field(max_length=500)]
 Pins = Annotated[dict[StepName, Any], Field(max_length=500)]
-Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time is between the years 1 and 9999 in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class StartOptions(BaseModel):
