@@ -151,7 +151,9 @@ _PAUSES = {
 def _paused(facts: RunFacts, _now: datetime) -> Explanation | None:
     if facts.status is not ExecutionStatus.PAUSED:
         return None
-    if facts.asked("resume", "step"):
+    if facts.pause_lifted and facts.ready:
+        return None  # it was told to go on, and waits for a slot like others
+    if facts.pause_lifted or facts.asked("resume", "step"):
         return Explanation(ExplainCode.RESUMING, "It was paused, and goes on now as somebody asked")
     word = facts.pause_reason or facts.status_reason or ""
     code, message = _PAUSES.get(word, (ExplainCode.PAUSED, "It was paused and goes on when somebody resumes it"))

@@ -71,7 +71,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """Everything there is to know. `ahead` counts those of its queue before it, None where it does not queue."""
+    """Everything there is to know. `ahead` counts those of its queue before it, None where it does not queue.
+
+    `pause_lifted`: it is still PAUSED, but was told to go on.
+    """
 
     status: ExecutionStatus
     status_reason: str | None = None
@@ -88,6 +91,7 @@ class RunFacts:
     pause_at: str | None = None
     pause_reason: str | None = None
     pause_detail: str | None = None
+    pause_lifted: bool = False
     steps: Sequence[StepFact] = ()
     approvals: Sequence[ApprovalFact] = ()
     requests: Sequence[Request] = ()

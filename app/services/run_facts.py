@@ -101,6 +101,7 @@ def facts_of(situation: Situation, workflow: CompiledWorkflow | None, limits: Li
         pause_at=paused.get("at"),
         pause_reason=paused.get("reason"),
         pause_detail=paused.get("detail"),
+        pause_lifted=bool(paused.get("lifted")),
         steps=[_step(step, workflow) for step in situation.steps],
         approvals=[
             ApprovalFact(one["id"], one["title"], one["path"], one["deadline_at"]) for one in situation.approvals

@@ -67,6 +67,12 @@ CASES: list[tuple[str, RunFacts, str, Blocker | None, datetime | None]] = [
         RunFacts(Is.PAUSED, status_reason="paused", requests=[Request("resume", NOW)]),
         "resuming", None, None,
     ),
+    (
+        "resumed, and no slot is free",
+        RunFacts(Is.PAUSED, status_reason="paused", pause_lifted=True, ready=True, limits=[FULL_USER]),
+        "user_limit", Blocker("execution", "exec_1"), None,
+    ),
+    ("resumed and claimed", RunFacts(Is.PAUSED, pause_lifted=True, owned=True), "resuming", None, None),
     ("delayed start", RunFacts(Is.PENDING, wake_at=after(60)), "delayed_start", None, after(60)),
     ("delayed start has come", RunFacts(Is.PENDING, wake_at=after(-1)), "waking", None, None),
     ("next in the queue", queued(ahead=0), "queued", None, None),
