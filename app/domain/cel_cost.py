@@ -154,6 +154,8 @@ def _called(call: Call, parts: list[Bound]) -> Bound:
             return _text(text.size + (text.size + 1) * new.size, before)
         case "join", [pieces, *separator]:
             return _text(pieces.size + pieces.items * sum(part.size for part in separator), before)
+        case "sum", [numbers]:
+            return Bound(_NUMBER, 1, 1, before + _PIECE * numbers.items)
         case "split", [text, *_]:
             return Bound(2 * text.size + 2, text.size + 1, text.size + 1, before + _PIECE * (text.size + 1))
         case "format", [text, values]:

@@ -17,6 +17,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_encoders, ext_math, ext_optional, ext_strings
 
 from app.domain.cel_cost import TooMuch, check_work
+from app.domain.cel_functions import FUNCTIONS
 from app.domain.cel_tree import Node, free_names, loop_depth, read_tree, resolve
 from app.domain.cel_words import compile_words, runtime_words
 from app.domain.errors import StepError, clean_text
@@ -63,7 +64,9 @@ class Environment:
         names += [f"steps.{step}.{field}" for step in self._steps for field in STEP_FIELDS]
         self._names = frozenset(names)
         variables = dict.fromkeys(names, cel.Type.DYN)
-        self._env = cel.NewEnv(variables=variables, extensions=[extension() for extension in _EXTENSIONS])
+        self._env = cel.NewEnv(
+            variables=variables, extensions=[extension() for extension in _EXTENSIONS], functions=FUNCTIONS
+        )
 
     def compile(self, source: str, upstream: frozenset[str], local: frozenset[str] = frozenset()) -> "Expression":
         """Compile one expression that may refer to the steps in `upstream` and to these of LOCAL_NAMES.

@@ -51,6 +51,7 @@ HUNDRED = "a" * 100
         "input.leads.map(l, input.text).join('').size()",
         "input.leads.map(l, input.text.upperAscii()).size()",
         "input.leads.map(l, input.text.split('')).size()",
+        "input.ids.exists(i, sum(input.numbers) > i)",
         "input.leads.map(l, input.numbers + [l]).size()",
         "input.leads.exists(l, input.text.contains('z'))",
         "input.leads.exists(l, input.text.matches('z(a|b)*'))",

@@ -53,6 +53,8 @@ def refusal(source: str) -> tuple[str, str]:
         ("steps.route.output", None),
         ("execution.id", "exec_1"), (".input.n", 3), ("steps . qualify . output . risk", 0.25), ("1u", 1),
         ("timestamp('2030-01-31T09:00:00Z')", "2030-01-31T09:00:00Z"), ("'a,b'.split(',').join('-')", "a-b"),
+        ("sum(input.list)", 3), ("sum(input.leads.map(l, l.score)) > 0.99", True), ("sum([]) + 1", 1),
+        ("sum([1, 0.5, 2u])", 3.5), ("sum([9223372036854775807, -1])", 2**63 - 2), ("sum([0.1] + [0.2, 0.3])", 0.6),
         ("[timestamp('2030-01-31T09:00:00.5Z')]", ["2030-01-31T09:00:00.500000Z"]), ("math.greatest(1, 3)", 3),
         ("input.map(steps, steps)", ["a-b", "f", "leads", "list", "n", "none", "text", "yes"]),
     ],
@@ -131,6 +133,11 @@ def test_what_does_not_compile_says_why(source: str, code: str, words: str) -> N
         ("9223372036854775807 + input.n", "a whole number gets too large"),
         ("int(input.text)", "the text is not a whole number"),
         ("timestamp(input.text)", "not a time such as"),
+        ("sum(input.leads)", "`sum` takes a list of numbers, and element 0 is none"),
+        ("sum([1, null])", "`sum` takes a list of numbers, and element 1 is none"),
+        ("sum(input.text)", "`sum` does not work on text"),
+        ("sum([9223372036854775807, 1])", "`sum` comes to more than a whole number can be"),
+        ("sum([1e308, 1e308])", "`sum` comes to more than a number can be"),
     ],
 )
 def test_a_failure_is_a_sentence_about_the_authors_own_words(source: str, words: str) -> None:
