@@ -12,7 +12,9 @@ from app.domain.states import AttemptStatus, StepStatus
 
 SpanKind: TypeAlias = Literal["queue", "attempt", "backoff", "wait", "paused"]
 
-EVENT_TYPES = ("execution_paused", "execution_resumed", "execution_cancelling", "step_waiting")
+EVENT_TYPES = (
+    "execution_paused", "execution_resumed", "execution_cancelling", "step_waiting", "approval_requested",
+)  # fmt: skip
 """The events that spans are made from."""
 _BETWEEN_ATTEMPTS = frozenset({"retry", "repeat"})
 """Waits that lie between two attempts, which the attempts tell."""
@@ -81,7 +83,11 @@ def timeline(
     run: RunTimes, steps: Sequence[StepTimes], attempts: Sequence[AttemptTimes], events: Sequence[Moment]
 ) -> list[Span]:
     """All spans, those of the whole run first, then by step in the order given and by time."""
-    spans = [Span(None, "queue", run.created_at, run.started_at or run.completed_at), *_pauses(run, events)]
+    spans = [
+        Span(None, "queue", run.created_at, run.started_at or run.completed_at),
+        *_pauses(run, events),
+        *_gate(run, events),
+    ]
     by_step: dict[str, list[AttemptTimes]] = {}
     for attempt in sorted(attempts, key=lambda one: one.attempt):
         by_step.setdefault(attempt.step_id, []).append(attempt)
@@ -107,6 +113,13 @@ def _pauses(run: RunTimes, events: Sequence[Moment]) -> Iterator[Span]:
             since = None
     if since is not None:
         yield Span(None, "paused", since.at, run.completed_at, reason=since.reason)
+
+
+def _gate(run: RunTimes, events: Sequence[Moment]) -> Iterator[Span]:
+    """The approval of the whole run, which is the last that happens to it."""
+    for event in events:
+        if event.type == "approval_requested" and event.step_id is None:
+            yield Span(None, "wait", event.at, run.completed_at, reason="approval")
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,3 +183,9 @@ def test_an_edge_is_taken_as_the_planner_takes_it(
 
 def test_an_edge_of_a_step_not_reached_is_not_decided() -> None:
     assert edge_taken(None, None) is None
+
+
+def test_the_approval_of_the_whole_run_is_a_wait_of_the_run() -> None:
+    asked = [Moment("approval_requested", "a", at(3)), Moment("approval_requested", None, at(40))]
+    assert shown(timeline(ENDED, [], [], asked))[1:] == [(None, "wait", 40, 100, "approval")]
+    assert shown(timeline(LIVE, [], [], asked))[1:] == [(None, "wait", 40, None, "approval")]
