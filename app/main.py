@@ -306,6 +306,7 @@ def make_services(
             tenancy,
             definitions,
             Limits(settings.max_running_per_user, settings.max_running_per_org, settings.cancel_grace),
+            {spec.type: spec.result_keys for spec in steps.specs() if spec.result_keys},
         ),
         streams=streams_service,
         health=Health(

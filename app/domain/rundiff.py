@@ -103,8 +103,11 @@ class PatchMaker:
     values_left: int = COMPARED_VALUES_IN_ALL
     shown_left: int = SHOWN_BYTES_IN_ALL
 
-    def between(self, left: str | None, right: str | None) -> Patch | None:
-        """The patch from one JSON text to another, None if their values are equal; no text counts as null."""
+    def between(self, left: str | None, right: str | None, members: Sequence[str] = ()) -> Patch | None:
+        """The patch from one JSON text to another, None if their values are equal; no text counts as null.
+
+        `members` are those of an object, or of each object of a list, that are looked at; none given: all.
+        """
         old, new = left or "null", right or "null"
         if old == new:
             return None
@@ -112,7 +115,7 @@ class PatchMaker:
         if max(len(old), len(new)) > COMPARED_BYTES or self.bytes_left < 0:
             return LEFT_OUT
         try:
-            return self._compared(decode(old), decode(new))
+            return self._compared(_narrowed(decode(old), members), _narrowed(decode(new), members))
         except (NotJson, RecursionError, jsonpatch.JsonPatchException):
             return LEFT_OUT
 
@@ -133,6 +136,18 @@ class PatchMaker:
                 return
             self.shown_left -= len(encode(operation))
             yield operation
+
+
+def _narrowed(value: JSON, members: Sequence[str]) -> JSON:
+    if not members:
+        return value
+    if isinstance(value, list):
+        return [_member_of(item, members) for item in value]
+    return _member_of(value, members)
+
+
+def _member_of(value: JSON, members: Sequence[str]) -> JSON:
+    return {name: value[name] for name in members if name in value} if isinstance(value, dict) else value
 
 
 def _values(value: JSON) -> int:

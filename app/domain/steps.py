@@ -24,6 +24,8 @@ class StepSpec:
     `config_schema` and `output_schema` are JSON Schemas of `with` and of the output. `timeout` is in seconds.
     `ports_from` names the key of `with` whose object keys, and the
     value of `default_port_from`, are ports (a switch's cases and default); `fixed_ports` are those of every instance.
+    `result_keys` are the members of the output that say what came of it, if others (a time, an id) are new each time:
+    comparing runs looks at these alone. None given: all are.
     """
 
     type: str
@@ -41,6 +43,7 @@ class StepSpec:
     function_from: str | None = None
     safe_when: tuple[str, frozenset[str]] | None = None
     fixed_ports: tuple[str, ...] = ()
+    result_keys: tuple[str, ...] = ()
 
     def effect_of(self, config: Mapping[str, Any]) -> Effect:
         """The effect of an instance with this `with`."""

@@ -1,12 +1,13 @@
 """Two runs side by side: what the record says of both, and the differences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.queries import insight as queries
+from app.db.queries import comparison as queries
+from app.db.queries import insight
 from app.db.queries.executions import Row
 from app.domain.jsontext import NotJson, decode
 from app.domain.rundiff import (
@@ -22,13 +23,16 @@ from app.domain.rundiff import (
     first_divergence,
 )
 
+ResultKeys: TypeAlias = Mapping[str, Sequence[str]]
+"""The members of outputs to compare, by step type; see `StepSpec.result_keys`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What is read about two runs. `definitions` are None if the versions are the same, or one is gone.
 
     `sizes` are those of the payloads of steps that differ; `texts` the payloads that are small enough to compare, by
-    execution and step.
+    execution and step; `compared` the members of the outputs of a step to look at, none: all of it.
     """
 
     left: Row
@@ -37,6 +41,7 @@ class Comparison:
     pairs: Sequence[StepPair]
     sizes: dict[str, tuple[int, int]]
     texts: dict[tuple[str, str], Row]
+    compared: dict[str, Sequence[str]]
 
     @property
     def same_input(self) -> bool:
@@ -67,16 +72,20 @@ class DiffSummary:
     input_changed: bool
 
 
-async def summarize(connection: AsyncConnection, org_id: str, left: Row, right: Row) -> DiffSummary:
+async def summarize(
+    connection: AsyncConnection, org_id: str, left: Row, right: Row, result_keys: ResultKeys
+) -> DiffSummary:
     """The difference in short, without reading payloads."""
-    found = await _compared(connection, org_id, left, right)
+    found = await _compared(connection, org_id, left, right, result_keys)
     changed = found.definitions is not None and found.definitions[0] != found.definitions[1]
     return DiffSummary(left["id"], first_divergence(found.pairs), changed, not found.same_input)
 
 
-async def read_both(connection: AsyncConnection, org_id: str, left: Row, right: Row) -> Comparison:
+async def read_both(
+    connection: AsyncConnection, org_id: str, left: Row, right: Row, result_keys: ResultKeys
+) -> Comparison:
     """Everything that `differences` looks at; payloads only where they differ and within its budget."""
-    found = await _compared(connection, org_id, left, right)
+    found = await _compared(connection, org_id, left, right, result_keys)
     paths, room = [], COMPARED_BYTES_IN_ALL
     for pair in found.pairs:
         sizes = [size for size in found.sizes[pair.step_id] if 0 < size <= COMPARED_BYTES]
@@ -116,24 +125,26 @@ def _step(found: Comparison, pair: StepPair, maker: PatchMaker) -> StepDiff:
     after = found.texts.get((found.right["id"], pair.step_id))
     sizes = dict(zip(("input", "output"), found.sizes[pair.step_id], strict=True))
 
-    def patch(name: str, differs: bool) -> Patch | None:
+    def patch(name: str, differs: bool, members: Sequence[str] = ()) -> Patch | None:
         if not differs:
             return None
         if before is None or after is None or sizes[name] > COMPARED_BYTES:
             return LEFT_OUT
-        return maker.between(before[name], after[name])
+        return maker.between(before[name], after[name], members)
 
     input_patch = patch("input", pair.input_differs)
-    output_patch = patch("output", pair.output_differs)
+    output_patch = patch("output", pair.output_differs, found.compared[pair.step_id])
     # Texts may differ where values do not, in the order of members.
     told = StepPair(pair.step_id, pair.left, pair.right, input_patch is not None, output_patch is not None)
     return StepDiff(told, input_patch, output_patch)
 
 
-async def _compared(connection: AsyncConnection, org_id: str, left: Row, right: Row) -> Comparison:
+async def _compared(
+    connection: AsyncConnection, org_id: str, left: Row, right: Row, result_keys: ResultKeys
+) -> Comparison:
     one, other = await _definition(connection, org_id, left), await _definition(connection, org_id, right)
     paths = [*dict.fromkeys([*_step_ids(other), *_step_ids(one)])]
-    rows = await queries.compared_steps(connection, org_id, left["id"], right["id"], paths)
+    rows = await queries.compared_steps(connection, org_id, left["id"], right["id"], paths, result_keys)
     place = {path: number for number, path in enumerate(paths)}
     ordered = sorted(rows, key=lambda row: (row["right_step_number"] or row["left_step_number"], place[_path(row)]))
     same = _version(left) == _version(right)
@@ -150,11 +161,12 @@ async def _compared(connection: AsyncConnection, org_id: str, left: Row, right: 
             for row in rows
         },
         texts={},
+        compared={_path(row): result_keys.get(row["right_type"] or row["left_type"], ()) for row in rows},
     )
 
 
 async def _definition(connection: AsyncConnection, org_id: str, row: Row) -> str | None:
-    return await queries.definition_text(connection, org_id, row["workflow_id"], row["workflow_version"])
+    return await insight.definition_text(connection, org_id, row["workflow_id"], row["workflow_version"])
 
 
 def _version(row: Row) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from app.domain.jsontext import decode
 from app.domain.states import AttemptStatus, ExecutionStatus, StepStatus
 from app.domain.timeline import EVENT_TYPES, AttemptTimes, Moment, RunTimes, Span, StepTimes, edge_taken, timeline
 from app.engine.definitions import Definitions
-from app.services.comparison import DiffSummary, RunDiff, differences, read_both, summarize
+from app.services.comparison import DiffSummary, ResultKeys, RunDiff, differences, read_both, summarize
 from app.services.executions import ExecutionDetail
 from app.services.run_facts import Limits, facts_of, read_situation
 
@@ -97,10 +97,11 @@ class FailureGroup:
 class Insight:
     """The use cases of understanding; all of them only read."""
 
-    def __init__(self, tenancy: Tenancy, definitions: Definitions, limits: Limits) -> None:
+    def __init__(self, tenancy: Tenancy, definitions: Definitions, limits: Limits, result_keys: ResultKeys) -> None:
         self._tenancy = tenancy
         self._definitions = definitions
         self._limits = limits
+        self._result_keys = result_keys
 
     async def explain(self, caller: Caller, execution_id: str) -> Explained:
         """Why an execution is not moving, or that it is; raises NotFound."""
@@ -115,7 +116,7 @@ class Insight:
         """What is different in the right execution; raises NotFound if either is unknown."""
         async with self._tenancy.transaction(caller.org_id) as connection:
             one, other = await self._row(connection, caller, left), await self._row(connection, caller, right)
-            found = await read_both(connection, caller.org_id, one, other)
+            found = await read_both(connection, caller.org_id, one, other, self._result_keys)
         return await asyncio.to_thread(differences, found)
 
     async def diff_with_last_success(self, caller: Caller, execution_id: str) -> RunDiff:
@@ -128,7 +129,7 @@ class Insight:
                     "No earlier execution of its workflow has completed; name one to compare with",
                     code="nothing_to_compare",
                 )
-            found = await read_both(connection, caller.org_id, success, row)
+            found = await read_both(connection, caller.org_id, success, row, self._result_keys)
         return await asyncio.to_thread(differences, found)
 
     async def outlook(self, caller: Caller, detail: ExecutionDetail) -> Outlook:
@@ -146,7 +147,7 @@ class Insight:
 
     async def _summary(self, connection: AsyncConnection, org_id: str, row: Row) -> DiffSummary | None:
         success = await queries.newest_success(connection, org_id, row["workflow_id"], row["id"])
-        return None if success is None else await summarize(connection, org_id, success, row)
+        return None if success is None else await summarize(connection, org_id, success, row, self._result_keys)
 
     async def timeline(self, caller: Caller, execution_id: str) -> Timeline:
         """Where the time of an execution went; raises NotFound."""

@@ -102,6 +102,7 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
         timeout=MAX_TIMEOUT,
         # No method means GET.
         safe_when=("method", frozenset({"", "GET", "HEAD"})),
+        result_keys=("status", "body", "url"),
     )
 
     def __init__(self, outbound: Outbound, max_output: int) -> None:

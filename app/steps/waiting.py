@@ -112,6 +112,7 @@ class ApprovalStep(TypedStep[ApprovalConfig]):
         retry=ONE_ATTEMPT,
         timeout=30.0,
         fixed_ports=("approved", "rejected"),
+        result_keys=("decision", "comment", "data"),
     )
 
     def check(self, config: Mapping[str, Any]) -> list[Problem]:

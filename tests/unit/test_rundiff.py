@@ -156,3 +156,18 @@ def test_deltas_are_right_minus_left_and_null_where_unknown() -> None:
     assert (both.duration_delta_ms, both.tokens_delta, both.cost_delta) == (150.5, -6, 0.25)
     one = StepDiff(StepPair("a", left, None))
     assert (one.duration_delta_ms, one.tokens_delta, one.cost_delta) == (None, -10, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "operations"),
+    [
+        ({"body": 1, "took": 5}, {"body": 1, "took": 9}, None),
+        ({"body": 1, "took": 5}, {"body": 2, "took": 9}, [{"op": "replace", "path": "/body", "value": 2}]),
+        ([{"body": 1, "took": 5}, None], [{"body": 1, "took": 9}, None], None),
+        ([{"body": 1}], [{"body": 1}, {"took": 1}], [{"op": "add", "path": "/1", "value": {}}]),
+        ("took", {"took": 1}, [{"op": "replace", "path": "", "value": {}}]),
+    ],
+)
+def test_members_that_are_new_each_time_are_not_compared(left: Any, right: Any, operations: Any) -> None:
+    found = PatchMaker().between(encode(left), encode(right), ("status", "body"))
+    assert (found and list(found.operations)) == operations

@@ -11,7 +11,6 @@ from sqlalchemy import (
     Select,
     Text,
     any_,
-    case,
     cast,
     func,
     literal,
@@ -47,7 +46,7 @@ async def state(connection: AsyncConnection, org_id: str, execution_id: str) -> 
     query = select(table, func.clock_timestamp().label("now")).where(
         table.c.org_id == org_id, table.c.id == execution_id
     )
-    return next(iter(await _rows(connection, query)), None)
+    return next(iter(await rows_of(connection, query)), None)
 
 
 async def open_steps(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -65,7 +64,7 @@ async def open_steps(connection: AsyncConnection, org_id: str, execution_id: str
         .order_by(_IS_ITEM, steps.c.wake_at, steps.c.step_number, steps.c.path)
         .limit(OPEN_STEPS)
     )  # fmt: skip
-    return await _rows(connection, query)
+    return await rows_of(connection, query)
 
 
 async def undecided(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -76,7 +75,7 @@ async def undecided(connection: AsyncConnection, org_id: str, execution_id: str)
         .order_by(approvals.c.id)
         .limit(LISTED)
     )
-    return await _rows(connection, query)
+    return await rows_of(connection, query)
 
 
 async def unread_mail(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -87,7 +86,7 @@ async def unread_mail(connection: AsyncConnection, org_id: str, execution_id: st
         .order_by(inbox.c.id)
         .limit(LISTED)
     )
-    return await _rows(connection, query)
+    return await rows_of(connection, query)
 
 
 async def cancel_asked_at(connection: AsyncConnection, org_id: str, execution_id: str) -> datetime | None:
@@ -121,7 +120,7 @@ async def _holders(connection: AsyncConnection, *whose: ColumnElement[bool]) -> 
         .order_by(table.c.created_at, table.c.id)
         .limit(LISTED)
     )
-    rows = await _rows(connection, query)
+    rows = await rows_of(connection, query)
     return (rows[0]["held"] if rows else 0), [row["id"] for row in rows]
 
 
@@ -134,7 +133,7 @@ async def begun_within(connection: AsyncConnection, row: Row) -> Sequence[dateti
         .order_by(table.c.started_at.desc())
         .limit(row["rate_limit"])
     )
-    return [found["started_at"] for found in await _rows(connection, query)]
+    return [found["started_at"] for found in await rows_of(connection, query)]
 
 
 async def ahead_of(connection: AsyncConnection, row: Row) -> int:
@@ -166,7 +165,7 @@ async def newest_success(connection: AsyncConnection, org_id: str, workflow_id: 
     whole_run = func.strpos(recent.c.control, '"only":') == 0
     newest = select(recent.c.id).where(recent.c.status == "COMPLETED", whole_run).order_by(recent.c.id.desc()).limit(1)
     query = select(*SHOWN).where(table.c.org_id == org_id, table.c.id == newest.scalar_subquery())
-    return next(iter(await _rows(connection, query)), None)
+    return next(iter(await rows_of(connection, query)), None)
 
 
 async def definition_text(connection: AsyncConnection, org_id: str, workflow_id: str, version: int) -> str | None:
@@ -178,57 +177,6 @@ async def definition_text(connection: AsyncConnection, org_id: str, workflow_id:
     )
     found: str | None = await connection.scalar(query)
     return found
-
-
-_COMPARED = (
-    "path", "step_number", "status", "ports", "reason", "error", "error_code", "execution_time_ms", "tokens_used",
-    "cost",
-)  # fmt: skip
-
-
-async def compared_steps(
-    connection: AsyncConnection, org_id: str, left: str, right: str, paths: Sequence[str]
-) -> Sequence[Row]:
-    """These steps of two executions side by side, as `left_…` and `right_…`, in the order of the right one.
-
-    Payloads are only said to differ, with their sizes in characters.
-    """
-    one, other = (
-        _steps_of(org_id, execution_id, paths).cte(name) for execution_id, name in ((left, "l"), (right, "r"))
-    )
-    columns = [
-        side.c[name].label(f"{word}_{name}") for word, side in (("left", one), ("right", other)) for name in _COMPARED
-    ]
-    sizes = [
-        func.greatest(func.length(one.c[name]), func.length(other.c[name])).label(f"{name}_size")
-        for name in ("input", "output")
-    ]
-    differ = [one.c[name].is_distinct_from(other.c[name]).label(f"{name}_differs") for name in ("input", "output")]
-    query = (
-        select(*columns, *sizes, *differ)
-        .select_from(one.join(other, one.c.path == other.c.path, full=True))
-        .order_by(func.coalesce(other.c.step_number, one.c.step_number), func.coalesce(other.c.path, one.c.path))
-    )
-    return await _rows(connection, query)
-
-
-def _steps_of(org_id: str, execution_id: str, paths: Sequence[str]) -> Select[Any]:
-    return select(steps).where(
-        steps.c.org_id == org_id, steps.c.execution_id == execution_id, steps.c.path == _any_of(paths)
-    )
-
-
-async def payloads(
-    connection: AsyncConnection, org_id: str, execution_ids: Sequence[str], paths: Sequence[str], longest: int
-) -> Sequence[Row]:
-    """Inputs and outputs of these steps of these executions; null where they have more characters than `longest`."""
-    texts = [
-        case((func.length(column) <= longest, column)).label(column.name) for column in (steps.c.input, steps.c.output)
-    ]
-    query = select(steps.c.execution_id, steps.c.path, *texts).where(
-        steps.c.org_id == org_id, steps.c.execution_id.in_(execution_ids), steps.c.path == _any_of(paths)
-    )
-    return await _rows(connection, query)
 
 
 async def timed_steps(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -243,7 +191,7 @@ async def timed_steps(connection: AsyncConnection, org_id: str, execution_id: st
         .order_by(_IS_ITEM, steps.c.step_number, steps.c.path)
         .limit(TIMED_STEPS + 1)
     )  # fmt: skip
-    return await _rows(connection, query)
+    return await rows_of(connection, query)
 
 
 async def timed_attempts(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -254,7 +202,7 @@ async def timed_attempts(connection: AsyncConnection, org_id: str, execution_id:
         .order_by(func.strpos(attempts.c.path, "[") > 0, attempts.c.path, attempts.c.attempt)
         .limit(TIMED_ATTEMPTS + 1)
     )
-    return await _rows(connection, query)
+    return await rows_of(connection, query)
 
 
 async def events_of(connection: AsyncConnection, org_id: str, execution_id: str, types: Sequence[str]) -> Sequence[Row]:
@@ -265,7 +213,7 @@ async def events_of(connection: AsyncConnection, org_id: str, execution_id: str,
         .order_by(events.c.seq)
         .limit(TIMED_EVENTS + 1)
     )
-    return await _rows(connection, query)
+    return await rows_of(connection, query)
 
 
 async def usual_times(
@@ -290,16 +238,17 @@ async def usual_times(
         select(steps.c.path, func.avg(func.coalesce(took, 0)).label("usual"))
         .where(
             steps.c.org_id == org_id,
-            steps.c.execution_id == _any_of(ids),
-            steps.c.path == _any_of(paths),
+            steps.c.execution_id == any_of(ids),
+            steps.c.path == any_of(paths),
             steps.c.reused_from.is_(None),
         )
         .group_by(steps.c.path)
     )
-    return {row["path"]: float(row["usual"]) for row in await _rows(connection, query)}
+    return {row["path"]: float(row["usual"]) for row in await rows_of(connection, query)}
 
 
-def _any_of(paths: Sequence[str]) -> ColumnElement[Any]:
+def any_of(paths: Sequence[str]) -> ColumnElement[Any]:
+    """One of many, as one parameter."""
     return any_(cast(list(paths), ARRAY(Text)))
 
 
@@ -383,8 +332,9 @@ async def with_fingerprint(connection: AsyncConnection, org_id: str, fingerprint
         .order_by(table.c.id.desc())
         .limit(LISTED)
     )
-    return await _rows(connection, query)
+    return await rows_of(connection, query)
 
 
-async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[Row]:
+async def rows_of(connection: AsyncConnection, query: Select[Any]) -> list[Row]:
+    """The rows of a query."""
     return [dict(row) for row in (await connection.execute(query)).mappings()]
