@@ -301,6 +301,9 @@ def _for_approval(approval: ApprovalFact | None, step: StepFact | None, details:
     else:
         blocker = Blocker("approval", approval.id)
         message = f"It waits for somebody to decide on '{approval.title}'"
+        if approval.quorum > 1:
+            message += f"; {approval.approved} of {approval.quorum} have approved"
+        details = details | {"quorum": approval.quorum, "approved": approval.approved}
     return Explanation(ExplainCode.APPROVAL, message, blocker, deadline, details | {"deadline": deadline})
 
 

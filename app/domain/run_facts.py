@@ -29,12 +29,14 @@ class StepFact:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalFact:
-    """An undecided approval; without a step it is the gate of the run."""
+    """An undecided approval; without a step it is the gate of the run. `approved` of `quorum` people have approved."""
 
     id: str
     title: str
     step_id: str | None = None
     deadline: datetime | None = None
+    quorum: int = 1
+    approved: int = 0
 
 
 @dataclass(frozen=True, slots=True)

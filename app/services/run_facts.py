@@ -104,7 +104,8 @@ def facts_of(situation: Situation, workflow: CompiledWorkflow | None, limits: Li
         pause_lifted=bool(paused.get("lifted")),
         steps=[_step(step, workflow) for step in situation.steps],
         approvals=[
-            ApprovalFact(one["id"], one["title"], one["path"], one["deadline_at"]) for one in situation.approvals
+            ApprovalFact(one["id"], one["title"], one["path"], one["deadline_at"], one["quorum"], one["approved"])
+            for one in situation.approvals
         ],
         requests=[Request(one["kind"], one["created_at"]) for one in situation.mail],
         limits=situation.limits,

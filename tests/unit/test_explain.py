@@ -238,3 +238,10 @@ def test_whatever_the_facts_there_is_an_answer_and_only_ended_runs_have_ended(fa
     found = explain(facts, NOW)
     assert found.message
     assert (found.code == ExplainCode.ENDED) == facts.status.terminal
+
+
+def test_an_approval_by_several_says_how_many_have_approved() -> None:
+    approval = ApprovalFact("appr_1", "Pay?", quorum=2, approved=1)
+    found = explain(RunFacts(Is.WAITING, approvals=[approval]), NOW)
+    assert found.message.endswith("'Pay?'; 1 of 2 have approved")
+    assert (found.details["quorum"], found.details["approved"]) == (2, 1)

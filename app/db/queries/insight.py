@@ -68,9 +68,15 @@ async def open_steps(connection: AsyncConnection, org_id: str, execution_id: str
 
 
 async def undecided(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
-    """Approvals nobody has decided on yet."""
+    """Approvals that are not decided yet, and how many people have approved: one rejection would have decided."""
+    approved = (
+        select(func.count())
+        .where(inbox.c.execution_id == execution_id, inbox.c.kind == "decision", inbox.c.topic == approvals.c.id)
+        .scalar_subquery()
+    )
+    named = (approvals.c.id, approvals.c.path, approvals.c.title, approvals.c.deadline_at, approvals.c.quorum)
     query = (
-        select(approvals.c.id, approvals.c.path, approvals.c.title, approvals.c.deadline_at)
+        select(*named, approved.label("approved"))
         .where(approvals.c.org_id == org_id, approvals.c.execution_id == execution_id, approvals.c.status == "PENDING")
         .order_by(approvals.c.id)
         .limit(LISTED)
