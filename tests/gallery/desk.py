@@ -71,6 +71,13 @@ class Desk:
         await self.until(execution_id, holds)
         return await self.explain(execution_id)
 
+    async def explained(self, execution_id: str, code: str) -> dict[str, Any]:
+        """The explanation as soon as it has a code."""
+        while True:
+            found = await self.explain(execution_id)
+            if found["code"] == code:
+                return found
+
     async def explain(self, execution_id: str) -> dict[str, Any]:
         return await self.get(execution_id, "explain")
 
