@@ -90,6 +90,8 @@ def _types(text: str | None) -> list[str]:
 
 def _misfit(function: str, types: list[str]) -> str:
     """No form of a function takes arguments of these types."""
+    if function == "_?._" and types:
+        return f"`.?` looks into objects, not into {_kind(types[0])}"
     name = function.strip("_@")
     if not types or name in {"!", "&&", "||", "?_:"}:
         return "what `? :`, `&&`, `||`, `!` or a loop decides by must be true or false"

@@ -133,6 +133,7 @@ def test_what_does_not_compile_says_why(source: str, code: str, words: str) -> N
         ("9223372036854775807 + input.n", "a whole number gets too large"),
         ("int(input.text)", "the text is not a whole number"),
         ("timestamp(input.text)", "not a time such as"),
+        ("input.none.?a", "`.?` looks into objects, not into null"),
         ("sum(input.leads)", "`sum` takes a list of numbers, and element 0 is none"),
         ("sum([1, null])", "`sum` takes a list of numbers, and element 1 is none"),
         ("sum(input.text)", "`sum` does not work on text"),

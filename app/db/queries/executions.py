@@ -83,7 +83,8 @@ async def family(connection: AsyncConnection, org_id: str, root_id: str, limit: 
     query = (
         select(*shown)
         .where(table.c.org_id == org_id, or_(table.c.id.in_(kin), table.c.parent_id.in_(kin)))
-        .order_by(table.c.id)
+        # Not by id: that of a started one begins like its parent's and may sort before it.
+        .order_by(table.c.created_at, table.c.id)
         .limit(limit)
     )
     return await _rows(connection, query)
