@@ -21,15 +21,17 @@ class Desk:
         self.world = world
 
     async def publish(self, name: str, **changes: str) -> str:
-        """Save a workflow of the gallery under its own id; `changes` are other values for keys that have one there.
+        """Save a workflow of the gallery under its own id.
 
-        `timeout="1s"` rewrites every `timeout: …` of the file, so that a test need not wait as long as people do.
+        `changes` are other durations for steps, so that a test need not wait as long as people do: `arrival="50ms"`
+        rewrites the first `timeout`, `deadline`, `interval` or `duration` behind `id: arrival`.
         """
         text = (GALLERY / f"{name}.yaml").read_text()
         text = re.sub(r"https://([a-z]+)\.example", rf"{self.world.url}/\1", text)
-        for key, value in changes.items():
-            text, count = re.subn(rf"\b{key}: [^\s,}}]+", f"{key}: {value}", text)
-            assert count, f"{name} has no {key}"
+        for step, duration in changes.items():
+            times = rf"(id: {step}\b.*?\b(?:timeout|deadline|interval|duration): )[^\s,}}]+"
+            text, count = re.subn(times, rf"\g<1>{duration}", text, count=1, flags=re.DOTALL)
+            assert count, f"{name} has no {step} with a duration"
         answer = await self.http.post(f"{API}/workflows", content=text, headers={"Content-Type": "application/yaml"})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])

@@ -74,7 +74,7 @@ async def test_one_rejection_sends_it_back_unpaid(desk, world, colleague):
 
 async def test_nobody_decides_in_time(desk, world):
     office(world)
-    detail = await desk.run(await desk.publish("invoice_approval", deadline="50ms"), LARGE)
+    detail = await desk.run(await desk.publish("invoice_approval", review="50ms"), LARGE)
     assert (detail["status"], detail["error_code"]) == ("FAILED", "approval_expired")
     assert "Pay 823.3 to Havel?" in detail["error"]
     assert world.made("POST /*") == []

@@ -60,10 +60,15 @@ class World:
         self.calls: list[Call] = []
         self._replies: dict[str, list[Reply]] = {}
         self._changed = asyncio.Condition()
+        self._held: dict[str, asyncio.Event] = {}
 
     def on(self, route: str, *replies: Reply) -> None:
         """Set what a route answers from now on, one after the other."""
         self._replies[route] = list(replies)
+
+    def hold(self, route: str) -> asyncio.Event:
+        """Answer a route only once the event is set."""
+        return self._held.setdefault(route, asyncio.Event())
 
     def made(self, route: str) -> list[Call]:
         """The requests of a route, in the order they came."""
@@ -82,6 +87,9 @@ class World:
         async with self._changed:
             self.calls.append(call)
             self._changed.notify_all()
+        for route, released in self._held.items():
+            if fnmatchcase(call.route, route):
+                await released.wait()
         answer = self._answer(call)
         body = b"" if answer.body is None else json.dumps(answer.body).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **answer.headers}
