@@ -45,13 +45,16 @@ async def read_situation(connection: AsyncConnection, row: Row, limits: Limits) 
         return Situation(row)
     queued = row["ready"] and row["owner"] is None and status is not ExecutionStatus.RUNNING
     mail = await queries.unread_mail(connection, org_id, execution_id)
-    ending = status is ExecutionStatus.CANCELLING or any(one["kind"] in {"cancel", "terminate"} for one in mail)
+    if status is ExecutionStatus.CANCELLING:
+        cancel_asked_at = await queries.cancelling_since(connection, org_id, execution_id)
+    else:
+        cancel_asked_at = next((one["created_at"] for one in mail if one["kind"] in {"cancel", "terminate"}), None)
     return Situation(
         row=row,
         steps=await queries.open_steps(connection, org_id, execution_id),
         approvals=await queries.undecided(connection, org_id, execution_id),
         mail=mail,
-        cancel_asked_at=await queries.cancel_asked_at(connection, org_id, execution_id) if ending else None,
+        cancel_asked_at=cancel_asked_at,
         limits=await _slots(connection, row, limits) if queued else (),
         rate=await _rate(connection, row) if queued and row["rate_key"] is not None else None,
         ahead=await queries.ahead_of(connection, row) if queued else None,

@@ -2,9 +2,7 @@
 
 from itertools import count
 
-import pytest
-
-from tests.gallery.desk import reused, statuses
+from tests.gallery.desk import statuses
 from tests.gallery.world import Answer, broken, ok
 
 ORDER = {"order": "A-1", "card": "tok_1", "address": "Spree 1", "items": [{"sku": "pen", "quantity": 2}], "amount": 9.5}

@@ -130,6 +130,7 @@ async def decisions(connection: AsyncConnection, org_id: str, approvals: Sequenc
             inbox.c.org_id == org_id,
             inbox.c.execution_id.in_({row["execution_id"] for row in approvals}),
             inbox.c.kind == MailKind.DECISION.value,
+            inbox.c.dedupe_key.is_not(None),  # every decision has one, and the index holds what has one
             inbox.c.topic.in_({row["id"] for row in approvals}),
         )
         .order_by(inbox.c.id)

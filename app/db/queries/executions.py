@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.tables import execution_steps as steps
@@ -77,16 +77,16 @@ async def family(connection: AsyncConnection, org_id: str, root_id: str, limit: 
     """The executions of one root and those that they started, the oldest first."""
     names = ("id", "workflow_id", "status", "retry_of", "forked_from", "parent_id", "created_at")
     shown = [table.c[name] for name in names]
+    ids = select(table.c.id).where(table.c.org_id == org_id)
+    # A union where an `or` would do: each part has an index of its own, and all executions are looked at without.
     # `root_id <> id` is what the index on root_id holds; the root itself is found by its id.
-    related = or_(table.c.id == root_id, and_(table.c.root_id == root_id, table.c.root_id != table.c.id))
-    kin = select(table.c.id).where(table.c.org_id == org_id, related)
-    query = (
-        select(*shown)
-        .where(table.c.org_id == org_id, or_(table.c.id.in_(kin), table.c.parent_id.in_(kin)))
-        # Not by id: that of a started one begins like its parent's and may sort before it.
-        .order_by(table.c.created_at, table.c.id)
-        .limit(limit)
-    )
+    again = ids.where(table.c.root_id == root_id, table.c.root_id != table.c.id)
+    kin = union(ids.where(table.c.id == root_id), again).cte("kin")
+    started = ids.where(table.c.parent_id.in_(select(kin.c.id)))
+    related = union(select(kin.c.id), started).subquery()
+    whole = select(*shown).where(table.c.org_id == org_id, table.c.id.in_(select(related.c.id)))
+    # Not by id: that of a started one begins like its parent's and may sort before it.
+    query = whole.order_by(table.c.created_at, table.c.id).limit(limit)
     return await _rows(connection, query)
 
 

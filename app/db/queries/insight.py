@@ -95,10 +95,11 @@ async def unread_mail(connection: AsyncConnection, org_id: str, execution_id: st
     return await rows_of(connection, query)
 
 
-async def cancel_asked_at(connection: AsyncConnection, org_id: str, execution_id: str) -> datetime | None:
-    """When somebody first asked for its end."""
-    query = select(func.min(inbox.c.created_at)).where(
-        inbox.c.org_id == org_id, inbox.c.execution_id == execution_id, inbox.c.kind.in_(("cancel", "terminate"))
+async def cancelling_since(connection: AsyncConnection, org_id: str, execution_id: str) -> datetime | None:
+    """When its owner began to end it: the grace counts from then."""
+    # By the events, as no index holds mail that was taken note of.
+    query = select(func.min(events.c.timestamp)).where(
+        events.c.org_id == org_id, events.c.execution_id == execution_id, events.c.type == "execution_cancelling"
     )
     found: datetime | None = await connection.scalar(query)
     return found
