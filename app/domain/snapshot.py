@@ -13,7 +13,7 @@ from app.domain.expressions import Lookup
 from app.domain.jsontext import JSON
 from app.domain.mail import Mail
 from app.domain.states import ExecutionStatus, StepStatus
-from app.domain.steps import Usage
+from app.domain.steps import NO_USAGE, Usage
 from app.domain.waits import Awaited
 
 
@@ -39,7 +39,7 @@ class Succeeded:
     output: JSON
     output_text: str
     ports: frozenset[str] = frozenset()
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     agent_result: JSON = None
     note: str | None = None
 
@@ -51,6 +51,7 @@ class Failed:
     failure: Failure
     jitter: float = 0.0
     trace: str | None = None
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Parked:
 @dataclass(frozen=True, slots=True)
 class Aborted:
     """An attempt ended, or was given up, because the run is being stopped."""
+
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class StepState:
     attempt_started_at: datetime | None = None
     completed_at: datetime | None = None
     execution_time_ms: float | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     reused_from: str | None = None
     edited_by: str | None = None
     outcome: Outcome | None = None

@@ -30,6 +30,7 @@ from app.domain.durations import LONGEST
 from app.domain.errors import Failure
 from app.domain.events import EventData, timestamp_text
 from app.domain.snapshot import (
+    Aborted,
     Failed,
     FirstFailure,
     Lost,
@@ -42,7 +43,7 @@ from app.domain.snapshot import (
     split_path,
 )
 from app.domain.states import AttemptStatus, StepStatus, check_step_transition
-from app.domain.steps import Usage
+from app.domain.steps import NO_USAGE
 from app.domain.waits import ApprovalWait, ChildWait, SignalWait
 
 StepDecision: TypeAlias = (
@@ -279,7 +280,7 @@ class StepEvolution:
 
     def _take(self, state: StepState, result: Succeeded, path: str) -> None:
         state.output, state.output_text, state.ports = result.output, result.output_text, result.ports
-        state.usage = Usage(state.usage.tokens + result.usage.tokens, state.usage.cost + result.usage.cost)
+        state.usage += result.usage
         state.failure, state.reason = None, result.note
         state.wait = state.wake_at = None
         if result.agent_result is not None:
@@ -305,9 +306,11 @@ class StepEvolution:
     def _decided_on(self, path: str, state: StepState) -> None:
         """The outcome has been decided on, though the attempt may go on waiting. What it used counts from now on."""
         if state.outcome_at is not None and state.attempt_started_at is not None:
-            usage = state.outcome.usage if isinstance(state.outcome, Succeeded) else Usage()
+            usage = state.outcome.usage if isinstance(state.outcome, Succeeded | Failed | Aborted) else NO_USAGE
             seconds = max((state.outcome_at - state.attempt_started_at).total_seconds(), 0.0)
             self._changes.spent += Spent(0, seconds, usage.tokens, usage.cost)
+            if not isinstance(state.outcome, Succeeded):
+                state.usage += usage
         state.outcome = state.outcome_at = None
         if path in self._snapshot.reported:
             self._snapshot.reported.remove(path)
@@ -346,7 +349,7 @@ class StepEvolution:
         items, parent = self._snapshot.maps[step.id], self._snapshot.steps[step.id]
         del items.active[index]
         items.results[index] = state.output_text if state.status is StepStatus.COMPLETED else None
-        parent.usage = Usage(parent.usage.tokens + state.usage.tokens, parent.usage.cost + state.usage.cost)
+        parent.usage += state.usage
         if state.failure is not None and items.failure is None and step.definition.on_item_error == "fail":
             items.failure = replace(state.failure, message=f"Item {index}: {message}", retryable=False)
         done, total = len(items.results), len(items.values)

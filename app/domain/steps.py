@@ -1,7 +1,7 @@
 """What a step type declares about itself, and what an attempt of it yields. The step library implements it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -77,6 +77,12 @@ class Usage:
     tokens: int = 0
     cost: float = 0.0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.tokens + other.tokens, self.cost + other.cost)
+
+
+NO_USAGE = Usage()
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -84,7 +90,6 @@ class Done:
 
     output: JSON = None
     ports: frozenset[str] = frozenset()
-    usage: Usage = field(default_factory=Usage)
     agent_result: JSON = None
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+import math
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from app.domain.errors import Failure, StepError, Unavailable, clean_text, failu
 from app.domain.events import EventData
 from app.domain.jsontext import JSON, NotJson, decode, encode
 from app.domain.snapshot import Aborted, Failed, Outcome, Parked, Slept, Succeeded
-from app.domain.steps import Done, Sleep
+from app.domain.steps import NO_USAGE, Done, Sleep, Usage
 from app.domain.waits import Await
 from app.engine.children import ChildRequest
 from app.engine.ports import CachedResult, ResultCache
@@ -98,6 +99,8 @@ class AttemptContext:
         self.attempt = attempt
         self.idempotency_key = idempotency_key
         self.cancelled = False
+        self.usage = NO_USAGE
+        self._meter = threading.Lock()
         self._rules = rules
         self._say = say
         self._start_child = start_child
@@ -113,6 +116,12 @@ class AttemptContext:
 
     async def start_execution(self, workflow_id: str, value: JSON, *, waits: bool) -> str:
         return await self._start_child(ChildRequest(workflow_id, value, waits))
+
+    def spend(self, *, tokens: int = 0, cost: float = 0.0) -> None:
+        if not (tokens >= 0 and 0 <= cost < math.inf):
+            raise ValueError("what is spent is a number of tokens and of US dollars, neither below 0")
+        with self._meter:
+            self.usage += Usage(tokens, cost)
 
     def log(self, message: str, level: str = "info") -> None:
         known = level if level in {"debug", "info", "warning", "error"} else "info"
@@ -194,6 +203,17 @@ async def run_attempt(
     step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
 ) -> Outcome:
     """Make the attempt and say how it ended; only a cancellation from outside leaves it as an exception."""
+    return charged(await _made(step, step_type, context, config, rules), context)
+
+
+def charged(outcome: Outcome, context: AttemptContext) -> Outcome:
+    """The outcome with what the attempt consumed."""
+    return replace(outcome, usage=context.usage) if isinstance(outcome, Succeeded | Failed | Aborted) else outcome
+
+
+async def _made(
+    step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
+) -> Outcome:
     try:
         async with asyncio.timeout(step.timeout) as limit:
             result = await step_type.run(context, config)
@@ -239,7 +259,7 @@ def _outcome(result: Done | Sleep | Await, rules: OutputRules) -> Outcome:
             return Slept(_seconds(result.seconds), output, text)
         case Done():
             agent = None if result.agent_result is None else decode(rules.text(result.agent_result))
-            return Succeeded(output, text, result.ports, result.usage, agent)
+            return Succeeded(output, text, result.ports, agent_result=agent)
 
 
 def _failed(failure: Failure, rules: OutputRules, trace: str | None = None) -> Failed:

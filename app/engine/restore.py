@@ -9,7 +9,7 @@ from app.domain.events import timestamp_text
 from app.domain.jsontext import decode
 from app.domain.snapshot import FirstFailure, Lost, MapState, Snapshot, StepState, WaitReason, split_path
 from app.domain.states import ExecutionStatus, StepStatus
-from app.domain.steps import Usage
+from app.domain.steps import NO_USAGE, Usage
 from app.domain.waits import wait_from
 from app.engine.ports import Claim, StoredStep
 
@@ -79,7 +79,7 @@ def _restore_steps(snapshot: Snapshot, claim: Claim) -> None:
                 snapshot.maps.setdefault(step_id, MapState())
         else:
             _restore_item(snapshot.maps.setdefault(step_id, MapState()), index, state)
-            used[step_id] = _sum(used.get(step_id, Usage()), state.usage)
+            used[step_id] = used.get(step_id, NO_USAGE) + state.usage
         if state.status is StepStatus.RUNNING and state.items is None:
             lost.append(stored.path)
     for path in lost:
@@ -91,10 +91,6 @@ def _restore_steps(snapshot: Snapshot, claim: Claim) -> None:
 
 def _when_ended(stored: StoredStep) -> tuple[bool, datetime | None, str]:
     return stored.completed_at is None, stored.completed_at, stored.path
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    return Usage(one.tokens + other.tokens, one.cost + other.cost)
 
 
 def _restore_item(items: MapState, index: int, state: StepState) -> None:

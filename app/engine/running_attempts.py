@@ -8,7 +8,7 @@ from functools import partial
 from app.domain.compiled import CompiledStep
 from app.domain.errors import failure_of
 from app.domain.snapshot import Aborted, Failed, Outcome
-from app.engine.attempt import AttemptContext, timed_out
+from app.engine.attempt import AttemptContext, charged, timed_out
 
 LEAVE_SECONDS = 2.0
 """How long a driver that leaves waits for its cancelled attempts."""
@@ -100,4 +100,4 @@ class RunningAttempts:
             running.context.close()
             del self._running[path]
             task.cancel()
-            self._report(path, outcome)
+            self._report(path, charged(outcome, running.context))

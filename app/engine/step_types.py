@@ -43,6 +43,9 @@ class StepContext(Protocol):
         Raises StepError if it cannot start.
         """
 
+    def spend(self, *, tokens: int = 0, cost: float = 0.0) -> None:
+        """Count what was consumed, in US dollars, whether or not the attempt succeeds. Raises ValueError below 0."""
+
     def log(self, message: str, level: str = "info") -> None:
         """A `step_log` event; level is debug, info, warning or error."""
 

@@ -16,11 +16,10 @@ from app.domain.jsontext import JSON, encode
 from app.domain.mail import MailKind
 from app.domain.snapshot import Snapshot, StepState
 from app.domain.states import ExecutionStatus
-from app.domain.steps import Usage
+from app.domain.steps import NO_USAGE
 from app.domain.waits import wait_json
 from app.engine.rows import ApprovalRow, AttemptRow, FailureHandler, MailMark, OutgoingMail, StepRow
 
-NOTHING_USED = Usage()
 EVENT_BYTES = 300
 """About the size of an event on its way to the database."""
 
@@ -109,7 +108,7 @@ def build_transition(
     """Freeze what changed into rows; the snapshot may go on changing."""
     ending = changes.ending
     reason, message = _status_words(snapshot, ending)
-    charged = ending is not None or any(step.usage != NOTHING_USED for step in changes.steps.values())
+    charged = ending is not None or any(step.usage != NO_USAGE for step in changes.steps.values())
     agents_changed = any(path in snapshot.agent_results for path in changes.steps)
     failed = ending is not None and ending.status is ExecutionStatus.FAILED
     return Transition(

@@ -16,7 +16,7 @@ from app.domain.durations import Duration
 from app.domain.errors import Problem, StepError
 from app.domain.expressions import is_template
 from app.domain.schemas import UnsupportedSchema, compile_schema
-from app.domain.steps import Done, Effect, StepSpec, Usage
+from app.domain.steps import Done, Effect, StepSpec
 from app.engine.step_types import StepContext
 from app.settings import Settings
 from app.steps.base import THREE_ATTEMPTS, TypedStep, has_template, invalid_config, message_text
@@ -109,11 +109,10 @@ class AgentStep(TypedStep[AgentConfig]):
         if self._models is None:
             # Off the loop: the first import takes about a second.
             await asyncio.to_thread(importlib.import_module, "app.steps.models")
-        answer = await self._client().ask(config, message_text(config.prompt), context.token)
+        answer = await self._client().ask(config, message_text(config.prompt), context)
         tokens = {"input": answer.input_tokens, "output": answer.output_tokens}
         return Done(
             output={"text": answer.text, "data": answer.data},
-            usage=Usage(tokens=answer.input_tokens + answer.output_tokens, cost=answer.cost),
             agent_result={
                 "model": STAND_IN_LABEL if config.model == STAND_IN else config.model,
                 "text": answer.text,

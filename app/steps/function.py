@@ -193,6 +193,9 @@ class ThreadContext:
     async def start_execution(self, workflow_id: str, value: JSON, *, waits: bool) -> str:
         return await self._context.start_execution(workflow_id, value, waits=waits)
 
+    def spend(self, *, tokens: int = 0, cost: float = 0.0) -> None:
+        self._context.spend(tokens=tokens, cost=cost)  # from any thread, and counted before the function goes on
+
     def log(self, message: str, level: str = "info") -> None:
         self._say(self._context.log, message, level)
 

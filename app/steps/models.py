@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pydantic_ai
-from pydantic_ai import Agent, ModelRetry, StructuredDict, exceptions
+from pydantic_ai import Agent, ModelRetry, StructuredDict, capture_run_messages, exceptions
 from pydantic_ai.messages import (
     AgentStreamEvent,
     ModelMessage,
@@ -32,6 +32,7 @@ from pydantic_ai.usage import UsageLimits
 from app.domain.errors import StepError, clean_text
 from app.domain.jsontext import JSON, encode
 from app.domain.schemas import compile_schema, schema_problems
+from app.engine.step_types import StepContext
 from app.settings import Settings
 from app.steps.agent import OPENAI_FAMILY, STAND_IN, AgentConfig
 from app.steps.stand_in import stand_in_model
@@ -80,22 +81,25 @@ class Models:
         except exceptions.UserError as error:
             raise _not_configured(name, provider, str(error)) from None
 
-    async def ask(self, config: AgentConfig, prompt: str, say: Callable[[str], None]) -> Answer:
-        """One answer; its pieces go to `say` as they come. Raises StepError."""
+    async def ask(self, config: AgentConfig, prompt: str, context: StepContext) -> Answer:
+        """One answer; its pieces and what it consumed are told to `context` as they come. Raises StepError."""
         agent = self._agent(config)
-        try:
-            async with agent.run_stream_events(
-                prompt,
-                model_settings=_model_settings(config),
-                usage_limits=UsageLimits(request_limit=1 + _OUTPUT_RETRIES),
-            ) as events:
-                async for event in events:
-                    if isinstance(event, AgentRunResultEvent):
-                        return _answer(event.result)
-                    if piece := _piece(event):
-                        say(piece)
-        except (exceptions.AgentRunError, exceptions.UserError) as error:
-            raise step_error(error, config.model) from None
+        with capture_run_messages() as messages:
+            try:
+                async with agent.run_stream_events(
+                    prompt,
+                    model_settings=_model_settings(config),
+                    usage_limits=UsageLimits(request_limit=1 + _OUTPUT_RETRIES),
+                ) as events:
+                    async for event in events:
+                        if isinstance(event, AgentRunResultEvent):
+                            return _answer(event.result)
+                        if piece := _piece(event):
+                            context.token(piece)
+            except (exceptions.AgentRunError, exceptions.UserError) as error:
+                raise step_error(error, config.model) from None
+            finally:
+                context.spend(tokens=_tokens(messages), cost=_cost(messages))
         raise StepError(f"The model '{config.model}' ended without an answer", code="model_output_invalid")
 
     async def aclose(self) -> None:
@@ -191,6 +195,12 @@ def _answer(result: AgentRunResult[Any]) -> Answer:
         output_tokens=usage.output_tokens,
         cost=_cost(result.all_messages()),
     )
+
+
+def _tokens(messages: list[ModelMessage]) -> int:
+    """Of all answers, also those that were not good enough."""
+    used = [message.usage for message in messages if isinstance(message, ModelResponse)]
+    return sum(usage.input_tokens + usage.output_tokens for usage in used)
 
 
 def _cost(messages: list[ModelMessage]) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from app import clock
 from app.domain.jsontext import encode
-from app.domain.steps import Done, Usage
+from app.domain.steps import Done
 from app.engine.step_types import StepContext
 from tests.database import Database
 from tests.engine.harness import Engine, engine, save_workflow
@@ -243,7 +243,8 @@ async def test_one_step_runs_alone_with_the_outputs_it_is_given(database: Databa
 
 
 async def spend(context: StepContext, config: Mapping[str, Any]) -> Done:
-    return Done(1, usage=Usage(tokens=100, cost=0.5))
+    context.spend(tokens=100, cost=0.5)
+    return Done(1)
 
 
 @pytest.mark.parametrize(

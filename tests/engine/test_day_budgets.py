@@ -1,12 +1,14 @@
 """Budgets of the day: what is used is recorded exactly, and who would use more than is left pauses."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from app import clock
-from app.domain.steps import Done, Usage
+from app.domain.errors import StepError
+from app.domain.steps import Done
 from app.engine.step_types import StepContext
 from tests.database import Database
 from tests.engine.harness import ORG, Engine, engine, eventually, save_workflow
@@ -16,7 +18,8 @@ CHAIN = [{"id": f"s{n}", "type": "work", "needs": [f"s{n - 1}"] if n else []} fo
 
 
 async def spend(context: StepContext, config: Mapping[str, Any]) -> Done:
-    return Done(1, usage=Usage(tokens=100, cost=0.5))
+    context.spend(tokens=100, cost=0.5)
+    return Done(1)
 
 
 TYPES = {"work": Step(spend)}
@@ -85,6 +88,31 @@ async def test_a_budget_used_up_by_others_pauses_until_it_is_raised(database: Da
         assert (await running.finish(second))["status"] == "COMPLETED", "a limit raised is heard of by who goes on"
         await running.send(third, "resume")
         assert [event["data"]["used"] for event in await told_twice(running, third)] == [2.0, 3.0]
+
+
+async def test_what_failed_and_what_was_stopped_is_paid_for_too(database: Database) -> None:
+    inside, never = asyncio.Event(), asyncio.Event()
+
+    async def fail(context: StepContext, config: Mapping[str, Any]) -> Done:
+        context.spend(tokens=10, cost=0.25)
+        raise StepError("no", retryable=True)
+
+    async def hang(context: StepContext, config: Mapping[str, Any]) -> Done:
+        context.spend(tokens=1, cost=0.5)
+        inside.set()
+        await never.wait()
+        return Done()
+
+    async with engine(database, types={"fail": Step(fail), "hang": Step(hang)}) as running:
+        retry = {"max_attempts": 3, "initial_interval": "1ms", "jitter": "none"}
+        row = await running.run({"id": "f", "type": "fail", "retry": retry})
+        assert (row["status"], row["tokens_used"], row["cost"]) == ("FAILED", 30, 0.75)
+        assert (await used(database, row["workflow_id"]))["cost"] == 0.75
+        execution_id = await running.submit({"id": "h", "type": "hang"})
+        await inside.wait()
+        await running.cancel(execution_id)
+        row = await running.finish(execution_id)
+        assert (row["status"], row["tokens_used"], row["cost"]) == ("CANCELLED", 1, 0.5)
 
 
 async def test_a_budget_that_is_set_while_runs_are_under_way_is_heard_of(database: Database) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 from app.domain.errors import StepError
 from app.domain.jsontext import decode
-from app.domain.steps import Done, Usage
+from app.domain.steps import Done
 from app.streaming.waiting import until_terminal
 from tests.engine.harness import ORG, cancel, engine, eventually, new_execution, save_workflow
 from tests.engine.kit import Gate, Step, returning
@@ -158,7 +158,8 @@ async def test_a_failure_that_may_happen_does_not_stop_the_run(running):
 
 async def test_agents_results_tokens_and_cost_are_summed_up(database):
     async def think(context, config):
-        return Done("text", usage=Usage(10, 0.5), agent_result={"step": context.step_id})
+        context.spend(tokens=10, cost=0.5)
+        return Done("text", agent_result={"step": context.step_id})
 
     async with engine(database, types={"think": Step(think)}) as running:
         row = await running.run(

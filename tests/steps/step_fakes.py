@@ -32,6 +32,12 @@ class SpyContext:
     idempotency_key: str = "key-1"
     cancelled: bool = False
     said: list[tuple[Any, ...]] = field(default_factory=list)
+    tokens: int = 0
+    cost: float = 0.0
+
+    def spend(self, *, tokens: int = 0, cost: float = 0.0) -> None:
+        self.tokens += tokens
+        self.cost += cost
 
     def log(self, message: str, level: str = "info") -> None:
         self.said.append(("log", level, message))

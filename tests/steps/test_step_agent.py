@@ -89,13 +89,13 @@ async def test_an_answer_is_streamed_and_its_tokens_and_cost_are_kept():
     assert [said for said in context.said if said[0] == "token"] == [
         ("token", "Two "), ("token", "leads "), ("token", "found"),
     ]  # fmt: skip
-    assert done.usage.tokens == 1_500
-    assert done.usage.cost == pytest.approx(0.00045)
+    assert context.tokens == 1_500
+    assert context.cost == pytest.approx(0.00045)
     assert done.agent_result == {
         "model": "openai:gpt-4o-mini",
         "text": "Two leads found",
         "tokens": {"input": 1_000, "output": 500},
-        "cost": done.usage.cost,
+        "cost": context.cost,
     }
     (request,) = server.requests
     sent = json.loads(request.body)
@@ -106,9 +106,10 @@ async def test_an_answer_is_streamed_and_its_tokens_and_cost_are_kept():
 
 
 async def test_a_price_that_is_not_known_is_zero():
+    context = SpyContext()
     async with model_server(words("hi", model="llama-local")) as (step, _):
-        done = await ask(step, model="openai:llama-local")
-    assert (done.usage.tokens, done.usage.cost) == (1_500, 0.0)
+        await ask(step, context, model="openai:llama-local")
+    assert (context.tokens, context.cost) == (1_500, 0.0)
 
 
 async def test_a_prompt_of_any_json_is_sent_as_text():
@@ -146,16 +147,20 @@ async def test_a_structured_answer_is_data_of_the_schema():
 
 async def test_a_structured_answer_that_does_not_fit_is_asked_for_again():
     wrong, right = final_result('{"score": 5, "leads": []}'), final_result('{"score": 0.5, "leads": []}')
+    context = SpyContext()
     async with model_server(wrong, right) as (step, server):
-        done = await ask(step, output_schema=LEADS)
+        done = await ask(step, context, output_schema=LEADS)
     assert done.output["data"] == {"score": 0.5, "leads": []}
-    assert (len(server.requests), done.usage.tokens) == (2, 3_000)
+    assert (len(server.requests), context.tokens) == (2, 3_000)
 
 
-async def test_a_model_that_never_answers_in_shape_fails_after_three_requests():
+async def test_a_model_that_never_answers_in_shape_fails_after_three_requests_that_are_paid_for():
+    context = SpyContext()
     async with model_server(final_result('{"score": 5}')) as (step, server):
         with pytest.raises(StepError) as caught:
-            await ask(step, output_schema=LEADS)
+            await ask(step, context, output_schema=LEADS)
+    assert context.tokens == 4_500
+    assert context.cost > 0
     assert (caught.value.error_code, caught.value.retryable) == ("model_output_invalid", True)
     assert len(server.requests) == 3
 
@@ -304,7 +309,7 @@ async def test_the_stand_in_names_itself_streams_words_and_repeats_itself():
     assert "Find two leads for Acme" in done.output["text"]
     assert context.text == done.output["text"]
     assert len(context.said) > 10
-    assert (done.usage.cost, done.usage.tokens > 0) == (0.0, True)
+    assert (context.cost, context.tokens > 0) == (0.0, True)
     assert await ask(step, again, model="stand-in", prompt="Find two leads for Acme") == done
     assert again.said == context.said
 
