@@ -3,9 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -19,27 +16,7 @@ from app.domain.steps import Effect
 from app.streaming.hub import Hub
 from tests.engine.harness import engine, eventually, new_execution, save_workflow
 from tests.engine.kit import Gate, Step, Wire, returning
-
-ROOT = Path(__file__).parents[2]
-
-
-@asynccontextmanager
-async def worker(database, sink, lease_ttl=30.0):
-    """An engine in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.engine.worker", database.name, database.admin_url, str(sink.path), str(lease_ttl),
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        while (line := await process.stdout.readline()) != b"ready\n":
-            assert line, "the worker ended"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-        await process.communicate()
+from tests.engine.worker import worker
 
 
 async def accept(database, *steps):
