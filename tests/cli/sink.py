@@ -1,20 +1,27 @@
 """The outside world: an HTTP server that remembers every effect steps have on it, and can keep them waiting."""
 
 import asyncio
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{"ok":true}'
+ANSWER = b'HTTP/1.1 %d Said\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{"ok":true}'
+KEY = re.compile(rb"\r\nidempotency-key: *([^\r]+)", re.IGNORECASE)
 
 
 class Sink:
-    """Counts the GETs of each path. `holds` says which are not answered before `release`."""
+    """Counts the requests for each path, which have no body, and collects their idempotency keys.
+
+    `holds` says which are not answered before `release`, `status` what the others are answered with.
+    """
 
     def __init__(self) -> None:
         self.port = 0
         self.effects: Counter[str] = Counter()
         self.held: set[str] = set()
+        self.keys: defaultdict[str, set[str]] = defaultdict(set)
+        self.status: Callable[[str], int] = lambda _path: 200
         self.holds: Callable[[str], bool] = lambda _path: False
         self._released = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -34,6 +41,11 @@ class Sink:
         async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(condition)
 
+    def hold(self, path: str) -> None:
+        """Keep the answers for a path back from now on."""
+        self._released = asyncio.Event()
+        self.holds = lambda other: other == path
+
     def release(self) -> None:
         """Answer everything that is held, and hold nothing any more."""
         self._released.set()
@@ -50,8 +62,11 @@ class Sink:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 while True:
                     head = await reader.readuntil(b"\r\n\r\n")
-                    await self._effect(head.split(b" ")[1].decode())
-                    writer.write(ANSWER)
+                    path = head.split(b" ")[1].decode()
+                    self.keys[path] |= {key.decode() for key in KEY.findall(head)}
+                    status = self.status(path)
+                    await self._effect(path)
+                    writer.write(ANSWER % status)
                     await writer.drain()
         finally:
             writer.close()
