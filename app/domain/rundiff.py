@@ -190,7 +190,8 @@ def _difference(pair: StepPair) -> tuple[str, str] | None:
         return "status", f"{name} is {right.status} instead of {left.status}" + (f": {why}" if why else "")
     if left.error_code != right.error_code:
         return "error", f"{name} failed with {right.error_code} instead of {left.error_code}"
-    if left.reason != right.reason:
+    # How a step completed, run, cached or pinned, is no difference of its own: what it gave is compared.
+    if left.reason != right.reason and left.status != "COMPLETED":
         return "reason", f"{name} is {right.status} for another reason: {right.reason} instead of {left.reason}"
     if left.ports != right.ports:
         return "ports", f"{name} took {_ports(right)} instead of {_ports(left)}"
