@@ -53,7 +53,7 @@ def broken(status: int = 503, **headers: str) -> Answer:
 
 
 class World:
-    """Answers by route, such as `GET /crm/*`; the last answer of a route is given again and again."""
+    """Answers by route, such as `GET /crm/*`: that set last, if several fit; its last answer again and again."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -64,7 +64,8 @@ class World:
 
     def on(self, route: str, *replies: Reply) -> None:
         """Set what a route answers from now on, one after the other."""
-        self._replies[route] = list(replies)
+        others = {name: given for name, given in self._replies.items() if name != route}
+        self._replies = {route: list(replies), **others}
 
     def hold(self, route: str) -> asyncio.Event:
         """Answer a route only once the event is set."""

@@ -142,6 +142,7 @@ def test_the_first_divergence_is_the_first_step_that_differs() -> None:
         ),
         (StepPair("a", StepSide("COMPLETED", frozenset({"hot"})), StepSide("COMPLETED", frozenset({"cold"}))), "ports"),
         (StepPair("a", DONE, DONE, output_differs=True), "output"),
+        (StepPair("a", StepSide("COMPLETED", reason="cached"), DONE, output_differs=True), "output"),
     ],
 )
 def test_what_differs_is_named_causes_first(pair: StepPair, what: str | None) -> None:
