@@ -64,7 +64,7 @@ def parse_yaml(body: bytes) -> JSON:
             reading.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        raise _refusal(error.problem or "it cannot be parsed", mark.line + 1 if mark else None) from None
+        raise _refusal(_words(error.problem, text, mark), mark.line + 1 if mark else None) from None
     except yaml.YAMLError as error:
         raise _refusal("there is a control character in it", _line_of(body, getattr(error, "position", 0))) from None
     if reading.documents == 0:
@@ -181,6 +181,14 @@ def _media_type(request: StrictRequest) -> str | None:
     message["content-type"] = request.headers.get("content-type", "")
     charset = message.get_content_charset("utf-8")
     return message.get_content_type() if message["content-type"] and charset in {"utf-8", "us-ascii"} else None
+
+
+def _words(problem: str | None, text: str, mark: yaml.Mark | None) -> str:
+    reason = problem or "it cannot be parsed"
+    # The end of a line may be reported at the beginning of the next.
+    if mark is not None and any("${{" in line for line in text.splitlines()[max(mark.line - 1, 0) : mark.line + 1]):
+        return f"{reason}; an expression that has `: ` in it, such as `a ? b : c`, stands in quotes"
+    return reason
 
 
 def _line_of(body: bytes, position: int) -> int:

@@ -229,3 +229,10 @@ def test_the_documented_examples_fit_the_documented_schema(example: Any) -> None
     described = schemas[DOCUMENT] | {"components": {"schemas": schemas}}
     assert schema_problems(compile_schema(described), example, "x") == []
     assert schema_problems(compile_schema(described), example | {"stepz": 1}, "x") != []
+
+
+def test_an_expression_that_yaml_takes_for_a_mapping_is_to_be_quoted() -> None:
+    detail = refusal(b"name: x\noutput: ${{ input ? 1 : 2 }}\n")
+    assert "line 2: " in detail
+    assert "stands in quotes" in detail
+    assert "quotes" not in refusal(b"name: a: b\n")
