@@ -11,6 +11,7 @@ from tests.gallery.world import World
 
 GALLERY = Path(__file__).parent
 API = "/api/v1"
+YAML = {"Content-Type": "application/yaml"}
 
 
 class Desk:
@@ -26,15 +27,25 @@ class Desk:
         `changes` are other durations for steps, so that a test need not wait as long as people do: `arrival="50ms"`
         rewrites the first `timeout`, `deadline`, `interval` or `duration` behind `id: arrival`.
         """
+        answer = await self.http.post(f"{API}/workflows", content=self._text(name, changes), headers=YAML)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    async def publish_again(self, name: str, workflow_id: str, **changes: str) -> str:
+        """Make another version of it, which new executions use; its id."""
+        content, headers = self._text(name, changes), {**YAML, "If-Match": "*"}
+        answer = await self.http.put(f"{API}/workflows/{workflow_id}", content=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return workflow_id
+
+    def _text(self, name: str, changes: dict[str, str]) -> str:
         text = (GALLERY / f"{name}.yaml").read_text()
         text = re.sub(r"https://([a-z]+)\.example", rf"{self.world.url}/\1", text)
         for step, duration in changes.items():
             times = rf"(id: {step}\b.*?\b(?:timeout|deadline|interval|duration): )[^\s,}}]+"
             text, count = re.subn(times, rf"\g<1>{duration}", text, count=1, flags=re.DOTALL)
             assert count, f"{name} has no {step} with a duration"
-        answer = await self.http.post(f"{API}/workflows", content=text, headers={"Content-Type": "application/yaml"})
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["id"])
+        return text
 
     async def start(self, workflow_id: str, value: Any, **options: Any) -> str:
         body = {"workflow_id": workflow_id, "input": value, **options}
