@@ -2,8 +2,9 @@
 
 A step is carried when it completed, or was skipped by the graph, and nothing upstream of it is done again. What is done
 again: the step that was named, or (none named) whatever did not end well; what the version now run has no such step
-for; and everything downstream of those. A step that must happen once and did is carried all the same, unless it is
-asked for again. An error handler is not: it answers the failure that is being repaired.
+for; and everything downstream of those. Of a step with `for_each` of which one item was named, that item, and of the
+others what did not end well, unless the step goes on without those that fail. A step that must happen once and did is
+carried all the same, unless it is asked for again. An error handler is not: it answers the failure that is repaired.
 """
 
 import re
@@ -47,13 +48,13 @@ def carried(workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Re
     """The paths of the rows to take over into a run of `workflow`, in topological order, items behind their step."""
     steps: dict[str, EarlierStep] = {}
     items: dict[str, list[str]] = {}
+    named, item = split_item(redo.from_step) if redo.from_step is not None else (None, None)
     for old in earlier:
         name, index = split_item(old.path)
         if index is None:
             steps[name] = old
-        elif old.status == StepStatus.COMPLETED:
+        elif _completed(old) or (name == named and item is not None and _given_up(workflow.by_id[name], old)):
             items.setdefault(name, []).append(old.path)
-    named, item = split_item(redo.from_step) if redo.from_step is not None else (None, None)
     redone: set[str] = set()
     paths: list[str] = []
     for step in workflow.steps:
@@ -86,6 +87,11 @@ def _maps_alike(step: CompiledStep, row: EarlierStep | None) -> bool:
 
 def _completed(row: EarlierStep | None) -> bool:
     return row is not None and row.status == StepStatus.COMPLETED
+
+
+def _given_up(step: CompiledStep, item: EarlierStep) -> bool:
+    """Whether the step went on with null in place of the item: then only who names the item wants it again."""
+    return item.status == StepStatus.FAILED and step.definition.on_item_error == "continue"
 
 
 def _settled_by_graph(step: CompiledStep, row: EarlierStep | None) -> bool:

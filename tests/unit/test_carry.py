@@ -122,6 +122,14 @@ def test_one_item_is_done_again_by_its_path():
     assert carried(workflow, old, Redo(from_step="m[1]")) == ["a", "m[0]"]
 
 
+def test_of_a_map_that_goes_on_without_failed_items_just_the_one_named_is_done_again():
+    workflow = line("a", "m", "c", m=MAP | {"on_item_error": "continue"})
+    old = ended(workflow, mapped(DONE, i0=FAILED, i1=FAILED, i2=DONE) | {"c": DONE})
+    assert carried(workflow, old, Redo(from_step="m[1]")) == ["a", "m[0]", "m[2]"]
+    assert carried(workflow, old, Redo(from_step="m")) == ["a"]
+    assert carried(workflow, old, Redo(from_start=True)) == []
+
+
 def test_a_completed_map_is_taken_over_with_its_items_so_that_one_can_be_retried_later():
     workflow = line("a", "m", "c", m=MAP)
     old = ended(workflow, mapped(DONE, i0=DONE, i1=DONE) | {"c": FAILED})
