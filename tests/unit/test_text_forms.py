@@ -38,7 +38,7 @@ def step(path: str, number: int, status: str, start: float | None, end: float | 
     return {
         "path": path, "step_number": number, "name": path, "type": "log", "status": status, "attempt": 1,
         "reason": None, "error": None, "error_code": None, "wake_at": None, "ports": [], "started_at": begun,
-        "attempt_started_at": begun, "completed_at": ended,
+        "attempt_started_at": begun, "completed_at": ended, "reused_from": None,
     } | changes  # fmt: skip
 
 
@@ -73,6 +73,23 @@ def test_the_gantt_chart_shows_status_error_and_a_bar_for_each_step() -> None:
     assert re.search(r"FAILED +\| {10}x{10}\.{21}x{11}\| +8 s$", bars["b"])
     assert "|execution_failed" in bars["c"]
     assert "a[0]" not in "".join(lines), "items are left out"
+
+
+def test_a_step_whose_items_do_the_work_is_shown_by_how_it_ended() -> None:
+    chart = ascii_gantt(detail([step("m", 1, "COMPLETED", 1, 11, attempt=0)], []), at(20))
+    assert re.search(r"m +COMPLETED \|#+\| +10 s$", chart, re.MULTILINE)
+
+
+def test_a_reused_step_says_so_instead_of_the_times_of_another_run() -> None:
+    reused = detail([step("a", 1, "COMPLETED", -900, -800, reused_from="exec_0"), *STEPS[1:]])
+    assert re.search(r"a +COMPLETED \|reused +\|", ascii_gantt(reused, at(20)))
+    assert "| `reused` |" in markdown(reused, at(20))
+
+
+def test_why_it_is_where_it_is_needs_no_sentence() -> None:
+    paused = detail(status="PAUSED", status_reason="paused", status_message=None, error=None, error_code=None)
+    assert "\nwhy        paused\n" in ascii_gantt(paused, at(20))
+    assert "- Why: `paused`\n" in markdown(paused, at(20))
 
 
 def test_a_running_step_reaches_to_now() -> None:

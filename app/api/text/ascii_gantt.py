@@ -31,7 +31,7 @@ def _lines(detail: ExecutionDetail, now: datetime) -> Iterator[str]:
     began = f"started {moment(row['started_at'])}" if row["started_at"] else f"queued since {moment(row['created_at'])}"
     yield _fact("time", f"{took(seconds_between(start, end))}, {began}")
     if row["status_reason"] and row["error"] is None:
-        yield from _wrapped("why", f"{row['status_reason']}: {row['status_message'] or ''}")
+        yield from _wrapped("why", ": ".join(filter(None, (row["status_reason"], row["status_message"]))))
     if row["error"] is not None:
         yield from _wrapped("error", f"{row['error_code']}: {row['error']}")
     yield ""
@@ -57,9 +57,9 @@ def _fact(name: str, text: str) -> str:
 
 
 def _bar(step: StepLine, start: datetime, total: float, end: datetime) -> str:
-    if step.start is None:
-        why = f" {step.reason}" if step.status is StepStatus.SKIPPED and step.reason else ""
-        return fitted(why, _BAR)
+    if step.start is None or step.reused:
+        why = step.reason if step.status is StepStatus.SKIPPED else "reused" if step.reused else None
+        return fitted(why or "", _BAR)
     cells = [" "] * _BAR
 
     def draw(begin: datetime, until: datetime, mark: str) -> None:
@@ -69,7 +69,8 @@ def _bar(step: StepLine, start: datetime, total: float, end: datetime) -> str:
         for place in range(first, max(last, first + 1)):
             cells[place] = mark
 
-    draw(step.start, step.end or end, ".")
+    # A step that has no attempts of its own, as a `for_each` whose items have them, is at it all the time.
+    draw(step.start, step.end or end, "." if step.attempts else _MARKS.get(step.status.value, "#"))
     for begin, until, status in step.attempts:
         draw(begin, until or end, _MARKS.get(status, "#"))
     return "".join(cells)

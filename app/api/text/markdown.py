@@ -35,7 +35,8 @@ def _lines(detail: ExecutionDetail, now: datetime) -> Iterator[str]:
     if row["tokens_used"]:
         yield f"- Usage: {row['tokens_used']} tokens, {row['cost']:.6f} USD"
     if row["status_reason"] and row["error"] is None:
-        yield f"- Why: {code(row['status_reason'])} {code((row['status_message'] or '')[:_LONGEST])}"
+        said = row["status_message"]
+        yield f"- Why: {code(row['status_reason'])}" + (f" {code(said[:_LONGEST])}" if said else "")
     if row["error"] is not None:
         yield ""
         yield f"**Error** {code(row['error_code'] or '')}: {code(row['error'])}"
@@ -51,7 +52,7 @@ def _lines(detail: ExecutionDetail, now: datetime) -> Iterator[str]:
 
 def _row(step: StepLine, now: datetime) -> str:
     time = took(seconds_between(step.start, step.end or (now if step.start else None)))
-    note = f"{step.error_code}: {step.error}" if step.error is not None else step.reason
+    note = f"{step.error_code}: {step.error}" if step.error is not None else "reused" if step.reused else step.reason
     cells = (
         str(step.number),
         code_cell(step.step_id),

@@ -10,7 +10,10 @@ from app.services.executions import ExecutionDetail
 
 @dataclass(frozen=True, slots=True)
 class StepLine:
-    """One step. `attempts` are (start, end or None, status) of those that were made, in order."""
+    """One step. `attempts` are (start, end or None, status) of those that were made, in order.
+
+    A reused one ran in another execution, and its times are of then.
+    """
 
     step_id: str
     number: int
@@ -26,6 +29,7 @@ class StepLine:
     error_code: str | None
     wake_at: datetime | None
     ports: frozenset[str]
+    reused: bool = False
 
 
 def step_lines(detail: ExecutionDetail) -> list[StepLine]:
@@ -64,6 +68,7 @@ def _line(row: Row, made: list[Row]) -> StepLine:
         error_code=row["error_code"],
         wake_at=row["wake_at"],
         ports=frozenset(row["ports"]),
+        reused=row["reused_from"] is not None,
     )
 
 
