@@ -36,6 +36,21 @@ class Audit:
         """Add a row to the transaction of the change it tells of."""
         await queries.add(connection, audit_row(caller, action, resource_type, resource_id, details))
 
+    async def note_each(
+        self,
+        connection: AsyncConnection,
+        caller: Caller,
+        action: str,
+        resource_type: str,
+        resource_ids: Sequence[str],
+        details: dict[str, JSON],
+    ) -> None:
+        """Add a row for each of these resources, of which there is at least one."""
+        await queries.add(
+            connection,
+            *(audit_row(caller, action, resource_type, resource_id, details) for resource_id in resource_ids),
+        )
+
     async def denied(self, caller: Caller, permission: Permission) -> None:
         """Note that a caller lacked a permission. A database that does not answer never turns a refusal into a 503."""
         row = audit_row(caller, "access.denied", "permission", permission.value)

@@ -89,22 +89,27 @@ class Bulk:
     async def _send(
         self, connection: AsyncConnection, caller: Caller, request: BulkRequest, ids: Sequence[str]
     ) -> Sequence[str]:
-        return await inbox.send_to_all(
+        told: dict[str, JSON] = {"reason": _said(request)}
+        sent = await inbox.send_to_all(
             connection,
             caller.org_id,
             ids,
             [clock.new_id("mail") for _ in ids],
             kind=MailKind(request.action),
-            payload=encode({"reason": _said(request)}),
+            payload=encode(told),
             user_id=caller.user_id,
         )
+        if sent:
+            action = f"execution.{request.action}_requested"
+            await self._audit.note_each(connection, caller, action, "execution", sent, told)
+        return sent
 
     async def _retry_all(self, caller: Caller, request: BulkRequest, ids: Sequence[str]) -> BulkResult:
         turns = asyncio.Semaphore(RETRIES_AT_ONCE)
 
         async def one(execution_id: str) -> str | NotRetried:
             # The key makes one new execution of two people's pressing at the same moment.
-            wanted = RetryRequest(idempotency_key=f"bulk-retry:{execution_id}")
+            wanted = RetryRequest(reason=request.reason, idempotency_key=f"bulk-retry:{execution_id}")
             async with turns:
                 try:
                     return str((await self._lineages.retry(caller, execution_id, wanted)).row["id"])

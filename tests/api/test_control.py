@@ -217,6 +217,7 @@ async def test_a_bulk_wish_is_counted_first_and_reaches_what_is_under_way(client
     )
     told = [json.loads(row["details"]) for row in rows]
     assert told == [{"filter": chosen, "count": 2, "reason": "wrong list"}]
+    assert [await audited(database, each) for each in ids] == [["execution.cancel_requested"]] * 2 + [[]] * 2
 
 
 async def test_a_bulk_wish_is_refused_when_the_count_has_changed(client, database, workflow):

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.db.tables import audit_logs as table
 
 
-async def add(connection: AsyncConnection, row: dict[str, Any]) -> None:
-    """Insert one row; the time is the database's."""
-    await connection.execute(insert(table).values(**row))
+async def add(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
+    """Insert rows of the same columns; the time is the database's."""
+    await connection.execute(insert(table), rows)
 
 
 async def page(
