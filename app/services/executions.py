@@ -335,8 +335,7 @@ def _accepted_row(new: NewExecution, created_at: datetime, labels: dict[str, str
 
 def _unknown_steps(workflow: CompiledWorkflow, control: Mapping[str, Any]) -> list[Problem]:
     problems = unknown_steps(workflow, "/breakpoints", control.get("breakpoints", ()))
-    for name in control.get("pins", ()):
-        problems += _unknown(workflow, name, f"/pins/{escape(name)}")
+    problems += unknown_outputs(workflow, "/pins", control.get("pins", ()))
     if (only := control.get("only")) is not None:
         problems += _unknown(workflow, only, "/version")
     return problems
@@ -345,6 +344,11 @@ def _unknown_steps(workflow: CompiledWorkflow, control: Mapping[str, Any]) -> li
 def unknown_steps(workflow: CompiledWorkflow, pointer: str, names: Iterable[str]) -> list[Problem]:
     """The names of a list that no step of the workflow has."""
     return [problem for index, name in enumerate(names) for problem in _unknown(workflow, name, f"{pointer}/{index}")]
+
+
+def unknown_outputs(workflow: CompiledWorkflow, pointer: str, names: Iterable[str]) -> list[Problem]:
+    """The names of an object of outputs that no step of the workflow has."""
+    return [problem for name in names for problem in _unknown(workflow, name, f"{pointer}/{escape(name)}")]
 
 
 def _unknown(workflow: CompiledWorkflow, name: str, pointer: str) -> list[Problem]:

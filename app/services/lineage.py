@@ -18,7 +18,7 @@ from app.domain.errors import Conflict, NotFound, Problem, Problems, clean_text
 from app.domain.jsontext import JSON, decode
 from app.domain.states import ExecutionStatus
 from app.services.audit import Audit
-from app.services.executions import Executions, Origin, Started, StartRequest
+from app.services.executions import Executions, Origin, Started, StartRequest, unknown_outputs
 
 MAX_KIN = 200
 MAX_REASON = 500
@@ -114,6 +114,8 @@ class Lineages:
         workflow, version = await self._executions.startable(caller, workflow_id)
         if step_id not in workflow.by_id:
             raise NotFound("There is no such step")
+        if problems := unknown_outputs(workflow, "/outputs", outputs):
+            raise Problems(f"{problems[0].pointer}: {problems[0].detail}", problems)
         control: dict[str, JSON] = {"only": step_id} | ({"pins": dict(outputs)} if outputs else {})
         wanted = StartRequest(workflow_id, value, idempotency_key=key, control=control, version=version)
         return await self._executions.start(caller, wanted)

@@ -133,7 +133,7 @@ async def test_one_step_runs_alone_with_the_outputs_it_is_given(client, database
     control = await control_of(database, answer.json()["id"])
     assert (control["only"], control["pins"]) == ("end", {"score": {"n": 1}})
     body = refused(await client.post(url, json={"input": {}, "outputs": {"nowhere": 1}}), 422, "validation_error")
-    assert codes(body["errors"]) == {"/pins/nowhere": "unknown_step"}
+    assert codes(body["errors"]) == {"/outputs/nowhere": "unknown_step"}
     refused(await client.post(url), 422, "input_schema_mismatch")
     missing = f"/api/v1/workflows/{workflow['id']}/steps/nowhere/run"
     refused(await client.post(missing, json={"input": {}}), 404, "not_found")
