@@ -171,6 +171,8 @@ async def test_lists_filter_by_status_workflow_and_label_and_page_by_cursor(clie
         ("limit=abc", "validation_error"),
         ("cursor=abc", "invalid_cursor"),
         ("created_after=yesterday", "validation_error"),
+        ("created_after=2030-01-01T00:00:00", "validation_error"),
+        ("created_before=2030-01-01", "validation_error"),
     ],
 )
 async def test_a_bad_query_is_a_422(client, query, code):

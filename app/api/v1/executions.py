@@ -1,10 +1,10 @@
 """Executions: start, read, list."""
 
 import re
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, Header, Query
+from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -138,8 +138,8 @@ def execution_filter(
     request: Request,
     statuses: Statuses = None,
     workflow_id: Annotated[str | None, Query(max_length=64)] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: AwareDatetime | None = None,
+    created_before: AwareDatetime | None = None,
 ) -> ExecutionFilter:
     """The filter in the query string; `label.<key>=<value>` narrows by label."""
     labels = {

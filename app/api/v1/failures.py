@@ -1,9 +1,9 @@
 """Failure groups: executions that failed in the same way, and retrying them together."""
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import Body, Depends, Query
+from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -44,7 +44,9 @@ async def list_failures(
     services: ServicesDep,
     caller: CanRead,
     workflow_id: Annotated[str | None, Query(max_length=64)] = None,
-    created_after: Annotated[datetime | None, Query(description="Count executions created since then only.")] = None,
+    created_after: Annotated[
+        AwareDatetime | None, Query(description="Count executions created since then only.")
+    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
