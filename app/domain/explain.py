@@ -235,7 +235,8 @@ def _active(facts: RunFacts, now: datetime) -> Explanation | None:
         return None
     names, details = _listed(step.step_id for step in running), _step_details(running)
     if facts.asked("pause") or facts.pause_reason is not None:
-        return Explanation(ExplainCode.PAUSING, f"It pauses when {names} ends", _step_blocker(running), None, details)
+        message = f"It pauses when {names} {'ends' if len(running) == 1 else 'end'}"
+        return Explanation(ExplainCode.PAUSING, message, _step_blocker(running), None, details)
     overdue = next((step for step in running if _is_overdue(step, now)), None)
     if overdue is not None and overdue.timeout is not None:
         limit = format_duration(overdue.timeout)
@@ -246,7 +247,7 @@ def _active(facts: RunFacts, now: datetime) -> Explanation | None:
     ends = [_ends_at(step) for step in running]
     latest = max((end for end in ends if end is not None), default=None)
     return Explanation(
-        ExplainCode.RUNNING, f"{names} {verb}", _step_blocker(running), latest, details | _recorded(facts)
+        ExplainCode.RUNNING, f"{names.capitalize()} {verb}", _step_blocker(running), latest, details | _recorded(facts)
     )
 
 
@@ -386,6 +387,6 @@ def _text(moment: datetime | None) -> str | None:
 def _listed(step_ids: Iterable[str]) -> str:
     names = [f"'{step_id}'" for step_id in step_ids]
     if len(names) == 1:
-        return f"Step {names[0]}"
+        return f"step {names[0]}"
     shown = ", ".join(names[:3])
-    return f"Steps {shown}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"steps {shown}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -12,7 +12,10 @@ LimitKind = Literal["concurrency", "user", "organization"]
 
 @dataclass(frozen=True, slots=True)
 class StepFact:
-    """A step that is RUNNING or WAITING. `topics` and `mode` are those of its `awaits`, `timeout` is in seconds."""
+    """A step that is RUNNING or WAITING; `timeout` is in seconds.
+
+    `topics` and `mode` are those of its `awaits`, without the signals that have come already.
+    """
 
     step_id: str
     status: StepStatus

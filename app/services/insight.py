@@ -11,7 +11,7 @@ from app import clock
 from app.auth.principal import Caller
 from app.db.queries import insight as queries
 from app.db.queries.executions import Row
-from app.db.queries.insight import FailureFilter
+from app.db.queries.failures import FailureFilter, failure_groups, with_fingerprint
 from app.db.tenancy import Tenancy
 from app.domain.compiled import CompiledWorkflow
 from app.domain.errors import NotFound, Problems
@@ -184,17 +184,17 @@ class Insight:
     async def failures(self, caller: Caller, wanted: FailureFilter, *, before: str | None, limit: int) -> Sequence[Row]:
         """Groups of equal failures, that with the newest execution first."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            return await queries.failure_groups(connection, caller.org_id, wanted, before=before, limit=limit)
+            return await failure_groups(connection, caller.org_id, wanted, before=before, limit=limit)
 
     async def failure(self, caller: Caller, fingerprint: str) -> FailureGroup:
         """One group with its newest executions; raises NotFound."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            groups = await queries.failure_groups(
+            groups = await failure_groups(
                 connection, caller.org_id, FailureFilter(), before=None, limit=1, fingerprint=fingerprint
             )
             if not groups:
                 raise NotFound("No execution has failed with this fingerprint")
-            return FailureGroup(groups[0], await queries.with_fingerprint(connection, caller.org_id, fingerprint))
+            return FailureGroup(groups[0], await with_fingerprint(connection, caller.org_id, fingerprint))
 
     async def _row(self, connection: AsyncConnection, caller: Caller, execution_id: str) -> Row:
         row = await queries.state(connection, caller.org_id, execution_id)

@@ -26,12 +26,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the database says of one execution now."""
+    """What the database says of one execution now; `signals` are the names of those that have come to no use yet."""
 
     row: Row
     steps: Sequence[Row] = ()
     approvals: Sequence[Row] = ()
     mail: Sequence[Row] = ()
+    signals: frozenset[str] = frozenset()
     cancel_asked_at: datetime | None = None
     limits: Sequence[SlotLimit] = ()
     rate: RateFact | None = None
@@ -49,9 +50,12 @@ async def read_situation(connection: AsyncConnection, row: Row, limits: Limits) 
         cancel_asked_at = await queries.cancelling_since(connection, org_id, execution_id)
     else:
         cancel_asked_at = next((one["created_at"] for one in mail if one["kind"] in {"cancel", "terminate"}), None)
+    steps = await queries.open_steps(connection, org_id, execution_id)
+    awaited = any(step["reason"] == "signal" for step in steps)
     return Situation(
         row=row,
-        steps=await queries.open_steps(connection, org_id, execution_id),
+        steps=steps,
+        signals=await queries.unused_signals(connection, org_id, execution_id) if awaited else frozenset(),
         approvals=await queries.undecided(connection, org_id, execution_id),
         mail=mail,
         cancel_asked_at=cancel_asked_at,
@@ -105,7 +109,7 @@ def facts_of(situation: Situation, workflow: CompiledWorkflow | None, limits: Li
         pause_reason=paused.get("reason"),
         pause_detail=paused.get("detail"),
         pause_lifted=bool(paused.get("lifted")),
-        steps=[_step(step, workflow) for step in situation.steps],
+        steps=[_step(step, workflow, situation.signals) for step in situation.steps],
         approvals=[
             ApprovalFact(one["id"], one["title"], one["path"], one["deadline_at"], one["quorum"], one["approved"])
             for one in situation.approvals
@@ -117,7 +121,7 @@ def facts_of(situation: Situation, workflow: CompiledWorkflow | None, limits: Li
     )
 
 
-def _step(row: Row, workflow: CompiledWorkflow | None) -> StepFact:
+def _step(row: Row, workflow: CompiledWorkflow | None, signals: frozenset[str]) -> StepFact:
     awaits = _object(decode(row["awaits"]) if row["awaits"] is not None else None)
     compiled = None if workflow is None else workflow.by_id.get(row["path"].partition("[")[0])
     return StepFact(
@@ -130,7 +134,7 @@ def _step(row: Row, workflow: CompiledWorkflow | None) -> StepFact:
         error=row["error"],
         error_code=row["error_code"],
         timeout=None if compiled is None else compiled.timeout,
-        topics=tuple(str(topic) for topic in awaits.get("topics", ())),
+        topics=tuple(str(topic) for topic in awaits.get("topics", ()) if topic not in signals),
         mode=str(awaits.get("mode", "any")),
     )
 

@@ -101,6 +101,21 @@ async def test_who_waits_for_mail_names_what_must_come(client, database, chain, 
     assert found["blocker"]["url"] == url.format(own=f"{PATH}/{execution_id}")
 
 
+async def test_who_waits_for_all_of_several_signals_names_those_that_have_not_come(client, database, chain):
+    execution_id = await add_execution(database, chain, "WAITING")
+    awaits = encode({"kind": "signal", "topics": ["paid", "packed", "sent"], "mode": "all", "details": {}})
+    await add_step(database, chain, execution_id, "ask", "WAITING", reason="signal", awaits=awaits)
+    for name, used_by in (("paid", None), ("packed", "fetch")):
+        await database.execute(
+            "INSERT INTO execution_inbox (id, org_id, execution_id, kind, topic, applied_at, consumed_by) "
+            "VALUES ($1, $2, $3, 'signal', $4, now(), $5)",
+            clock.new_id("mail"), chain["org_id"], execution_id, name, used_by,
+        )  # fmt: skip
+    found = await explained(client, execution_id)
+    assert (found["blocker"]["id"], found["details"]["signals"]) == ("packed", ["packed", "sent"])
+    assert "'packed' and 'sent'" in found["message"]
+
+
 async def test_the_gate_of_a_run_is_an_approval(client, database, chain):
     execution_id = await add_execution(database, chain, "WAITING")
     approval_id = await add_approval(database, {"id": execution_id, "org_id": chain["org_id"]})

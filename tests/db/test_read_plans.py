@@ -9,10 +9,10 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engines import api_engine
-from app.db.queries import approvals, control, executions, insight
+from app.db.queries import approvals, control, executions, failures, insight
 from app.db.queries.approvals import DecidableBy
 from app.db.queries.executions import ExecutionFilter
-from app.db.queries.insight import FailureFilter
+from app.db.queries.failures import FailureFilter
 from app.db.tenancy import Tenancy
 from app.db.urls import API
 from app.domain.mail import MailKind
@@ -65,6 +65,7 @@ READS: dict[str, Any] = {
     "a duplicate": lambda on: control.duplicate(on, ORG, RUN, MailKind.SIGNAL, "go:1"),
     "failures to retry": lambda on: control.repairable(on, ORG, ExecutionFilter(fingerprint="f500"), 10_001),
     "unread mail": lambda on: insight.unread_mail(on, ORG, RUN),
+    "signals at hand": lambda on: insight.unused_signals(on, ORG, RUN),
     "the time of a cancel": lambda on: insight.cancelling_since(on, ORG, RUN),
     "open steps": lambda on: insight.open_steps(on, ORG, RUN),
     "open approvals": lambda on: insight.undecided(on, ORG, RUN),
@@ -72,8 +73,8 @@ READS: dict[str, Any] = {
     "slots of a key": lambda on: insight.key_slots(on, ORG, "key"),
     "two runs": lambda on: insight.compared_steps(on, ORG, RUN, RUN, ["a"]),
     "the timeline": lambda on: insight.timed_attempts(on, ORG, RUN),
-    "a failure": lambda on: insight.failure_groups(on, ORG, FailureFilter(), before=None, limit=1, fingerprint="f500"),
-    "failures alike": lambda on: insight.with_fingerprint(on, ORG, "f500"),
+    "a failure": lambda on: failures.failure_groups(on, ORG, FailureFilter(), before=None, limit=1, fingerprint="f500"),
+    "failures alike": lambda on: failures.with_fingerprint(on, ORG, "f500"),
 }  # fmt: skip
 
 

@@ -205,6 +205,8 @@ def test_the_sentence_names_what_matters() -> None:
     many = RunFacts(Is.RUNNING, owned=True, steps=[running(f"s{number}") for number in range(50)])
     assert explain(many, NOW).message == "Steps 's0', 's1', 's2' and 47 more are running"
     assert explain(many, NOW).details["step_count"] == 50
+    pausing = RunFacts(Is.RUNNING, owned=True, steps=[running("a"), running("b")], pause_reason="paused")
+    assert explain(pausing, NOW).message == "It pauses when steps 'a', 'b' end"
 
 
 MOMENTS = st.none() | st.integers(-10_000, 10_000).map(after)

@@ -23,7 +23,7 @@ from app.api.v1.schemas.insight import (
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.db.queries.executions import ExecutionFilter
-from app.db.queries.insight import FailureFilter
+from app.db.queries.failures import FailureFilter
 from app.services.bulk import BulkRequest
 
 router = resource_router("/failures", "Understanding")
