@@ -20,7 +20,8 @@ from app.db.link import PIN_PLANS, Connect, Fetch, Link
 from app.db.tables.executions import WANTS_A_SLOT
 from app.domain.jsontext import decode
 from app.domain.mail import Mail
-from app.engine.ports import Claim, StoredStep
+from app.engine.ports import Claim
+from app.engine.rows import StoredStep
 
 SETUP = f"{PIN_PLANS}; SET enable_bitmapscan = off; {FROZEN_CLAIMER}"
 """Bitmaps know no order: to find who is first they would read all who are blocked."""

@@ -259,8 +259,8 @@ _ACCEPT_COLUMNS = attrgetter(
     "concurrency_key", "concurrency_limit", "on_limit", "rate_key", "rate_limit", "rate_seconds",
 )  # fmt: skip
 _STEP_COLUMNS = attrgetter(
-    "path", "number", "name", "type", "status", "attempt", "failures", "input_text", "output_text", "ports", "error",
-    "error_code", "reason", "wake_at", "started_at", "attempt_started_at", "completed_at", "execution_time_ms",
+    "path", "number", "name", "type", "status", "attempt", "failures", "input_text", "output_text", "ports_text",
+    "error", "error_code", "reason", "wake_at", "started_at", "attempt_started_at", "completed_at", "execution_time_ms",
     "tokens_used", "cost", "awaits_text", "reused_from", "iteration", "items", "edited_by",
 )  # fmt: skip
 _ATTEMPT_COLUMNS = attrgetter("path", "attempt", "status", "error", "error_code", "started_at", "completed_at", "trace")

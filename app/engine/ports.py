@@ -9,6 +9,7 @@ from app.domain.budgets import SharedBudget
 from app.domain.changes import Event
 from app.domain.jsontext import JSON
 from app.domain.mail import Mail
+from app.engine.rows import StoredStep
 from app.engine.transition import Transition
 
 
@@ -95,34 +96,6 @@ class Recorder(Protocol):
 
     async def record(self, transition: Transition) -> RecordResult:
         """Write one transition through the fence; waits out an unavailable database."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredStep:
-    """A step as last recorded; texts are JSON."""
-
-    path: str
-    status: str
-    attempt: int
-    failures: int
-    input_text: str | None
-    output_text: str | None
-    ports: frozenset[str]
-    error: str | None
-    error_code: str | None
-    reason: str | None
-    wake_at: datetime | None
-    started_at: datetime | None
-    attempt_started_at: datetime | None
-    completed_at: datetime | None
-    execution_time_ms: float | None
-    tokens_used: int
-    cost: float
-    awaits_text: str | None = None
-    reused_from: str | None = None
-    iteration: int = 0
-    items: int | None = None
-    edited_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

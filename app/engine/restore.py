@@ -11,7 +11,8 @@ from app.domain.snapshot import FirstFailure, Lost, MapState, Snapshot, StepStat
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.steps import NO_USAGE, Usage
 from app.domain.waits import wait_from
-from app.engine.ports import Claim, StoredStep
+from app.engine.ports import Claim
+from app.engine.rows import StoredStep
 
 _VERDICTS = {
     "concurrency_skipped": "As many runs as may run at once were running, and this one was not to wait",

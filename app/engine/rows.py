@@ -1,23 +1,20 @@
-"""The rows that go with a transition; their texts are JSON."""
+"""The rows of steps and what else goes with a transition; their texts are JSON."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """A step as it is to be stored; texts are JSON."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStep:
+    """What the next owner reads of a step, or of an item of one."""
 
     path: str
-    number: int
-    name: str
-    type: str
     status: str
     attempt: int
     failures: int
     input_text: str | None
     output_text: str | None
-    ports: str
+    ports: frozenset[str]
     error: str | None
     error_code: str | None
     reason: str | None
@@ -33,6 +30,19 @@ class StepRow:
     iteration: int = 0
     items: int | None = None
     edited_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow(StoredStep):
+    """A step as it is written: also with what it is called, for whoever reads the record."""
+
+    number: int
+    name: str
+    type: str
+
+    @property
+    def ports_text(self) -> str:
+        return ",".join(sorted(self.ports))
 
 
 @dataclass(frozen=True, slots=True)

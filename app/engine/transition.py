@@ -187,7 +187,7 @@ def _step_row(workflow: CompiledWorkflow, path: str, state: StepState) -> StepRo
         failures=state.failures,
         input_text=state.input_text,
         output_text=state.output_text,
-        ports=",".join(sorted(state.ports)),
+        ports=state.ports,
         error=state.failure.message if state.failure else None,
         error_code=state.failure.code if state.failure else None,
         reason=state.wait.value if state.wait else state.reason,

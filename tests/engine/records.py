@@ -7,7 +7,8 @@ from app import clock
 from app.domain.changes import Ending, Event
 from app.domain.errors import Failure
 from app.domain.states import ExecutionStatus
-from app.engine.transition import AttemptRow, StepRow, Transition
+from app.engine.rows import AttemptRow, StepRow
+from app.engine.transition import Transition
 from tests.database import Database
 from tests.engine.harness import ORG
 
@@ -97,7 +98,7 @@ def step_row(path: str = "a", **changes: Any) -> StepRow:
         "failures": 0,
         "input_text": "{}",
         "output_text": "1",
-        "ports": "",
+        "ports": frozenset(),
         "error": None,
         "error_code": None,
         "reason": None,

@@ -11,7 +11,7 @@ from app.domain.changes import Event
 from app.domain.errors import Failure, Unavailable
 from app.domain.states import ExecutionStatus
 from app.engine.ports import LeaseLost, Recorded, Rejected
-from app.engine.transition import MailMark
+from app.engine.rows import MailMark
 from tests.engine.harness import ORG, eventually, save_workflow
 from tests.engine.kit import Wire
 from tests.engine.records import LATER, owned, step_row, transition, written

@@ -6,7 +6,7 @@ when it dies.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from math import inf
@@ -37,9 +37,10 @@ from app.domain.states import LEGAL, LEGAL_STEP, TERMINAL, ExecutionStatus
 from app.domain.steps import Effect
 from app.domain.waits import ChildWait, topics, wait_from
 from app.engine.driver import HOLD_SECONDS
-from app.engine.ports import Claim, StoredStep
+from app.engine.ports import Claim
 from app.engine.restore import restore
-from app.engine.transition import Fence, Release, StepRow, Transition, build_transition
+from app.engine.rows import StepRow
+from app.engine.transition import Fence, Release, Transition, build_transition
 from tests.property.workflows import pure_outcome
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -74,7 +75,7 @@ class Record:
         return Claim(
             id="exec_1", org_id="org_1", workflow_id="wf_1", workflow_version=1, user_id="user_1", root_id="exec_1",
             input_text=encode(True), created_at=START, owner="worker_1", epoch=1, recoveries=0, claimed_at=at,
-            steps=[_stored(row) for row in self.rows.values()], mail=self._all_mail(), may_run=may_run, verdict=verdict,
+            steps=[*self.rows.values()], mail=self._all_mail(), may_run=may_run, verdict=verdict,
             **self.fields,
         )  # fmt: skip
 
@@ -116,13 +117,6 @@ class Record:
             if (value := getattr(row, name)) is not None:
                 self.fields[name] = value
         self.fields["control_text"] = row.control_text or self.fields["control_text"]
-
-
-def _stored(row: StepRow) -> StoredStep:
-    fields = asdict(row)
-    for unstored in ("number", "name", "type"):
-        del fields[unstored]
-    return StoredStep(**fields | {"ports": frozenset(filter(None, row.ports.split(",")))})
 
 
 class Process:

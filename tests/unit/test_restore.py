@@ -9,8 +9,9 @@ from app.domain.control import StopReason
 from app.domain.jsontext import encode
 from app.domain.snapshot import Lost
 from app.domain.steps import Usage
-from app.engine.ports import Claim, StoredStep
+from app.engine.ports import Claim
 from app.engine.restore import restore
+from app.engine.rows import StoredStep
 from tests.unit.runs import START, Run, compiled
 
 
