@@ -46,10 +46,12 @@ def outcomes(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> I
                 continue
             case Succeeded():
                 yield _completed(step, path, snapshot, state.outcome)
+            case Slept() | Parked() if snapshot.stop is not None:
+                yield CancelStep(path)
             case Slept():
                 yield SuspendStep(path, state.outcome)
             case Parked():
-                yield CancelStep(path) if snapshot.stop is not None else ParkStep(path, state.outcome)
+                yield ParkStep(path, state.outcome)
             case Aborted():
                 yield CancelStep(path)
             case Lost():

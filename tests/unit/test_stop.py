@@ -107,3 +107,18 @@ def test_a_run_that_was_not_to_begin_shows_no_progress() -> None:
     run.snapshot.control.stop = Stop(StopReason.QUEUE_EXPIRED)
     run.go_on()
     assert (run.status, run.ended_as, run.snapshot.progress) == ("FAILED", "queue_expired", 0)
+
+
+@pytest.mark.parametrize("wish", ["sleep", "listen", "ask"])
+def test_what_asks_to_wait_in_a_run_that_is_being_stopped_does_not_begin_to(wish: str) -> None:
+    run = Run({"id": "a"}, {"id": "b"}).cancel()
+    match wish:
+        case "sleep":
+            run.sleep("a", 30)
+        case "listen":
+            run.listen("a")
+        case _:
+            run.ask("a")
+    assert (run.status, run.statuses["a"], run.approvals) == ("CANCELLING", "CANCELLED", [])
+    assert "step_waiting a" not in run.told
+    assert run.abort("b").status == "CANCELLED"
