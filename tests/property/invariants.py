@@ -85,6 +85,10 @@ class Invariants(RuleBasedStateMachine):
     def the_end_comes_once_and_last(self) -> None:
         terminal = [event for event in self.process.record.events if event.type in TERMINAL_TYPES]
         assert terminal == (self.process.record.events[-1:] if self.process.ended else [])
+        if terminal:
+            rows = self.process.record.rows
+            assert all(StepStatus(row.status).settled for row in rows.values())
+            assert rows.keys() >= self.process.workflow.by_id.keys()
 
     @invariant()
     def progress_is_the_formula_and_never_goes_back(self) -> None:
@@ -121,6 +125,14 @@ class Invariants(RuleBasedStateMachine):
         assert {status for _, status in self.process.seen} <= {"COMPLETED", "FAILED", "SKIPPED"}
 
     @invariant()
+    def what_a_step_saw_of_its_ancestors_is_still_so(self) -> None:
+        rows = self.process.record.rows
+        outputs = {path: None if row.output_text is None else decode(row.output_text) for path, row in rows.items()}
+        for (path, attempt), saw in self.process.saw.items():
+            if path in rows and rows[path].attempt >= attempt:
+                assert saw == {other: outputs.get(other) for other in saw}
+
+    @invariant()
     def nothing_starts_while_it_is_stopped_or_paused(self) -> None:
         held = None
         for event in self.process.record.events:
@@ -128,7 +140,7 @@ class Invariants(RuleBasedStateMachine):
                 held = event.type
             elif event.type == "execution_resumed" and held == "execution_paused":
                 held = None
-            assert held is None or event.type not in {"step_started", "step_retrying"}
+            assert held is None or event.type not in {"step_started", "step_retrying", "step_waiting"}
         kinds = [event.type for event in self.process.record.events]
         stop = self.process.snapshot.stop
         if stop is not None and stop.reason is StopReason.CANCELLED and not self.process.ended:

@@ -134,6 +134,7 @@ class Process:
         self.running: set[str] = set()
         self.launched: defaultdict[str, list[str]] = defaultdict(list)
         self.seen: list[tuple[str, str]] = []
+        self.saw: dict[tuple[str, int], dict[str, Any]] = {}
         self.marks: set[str] = set()
         self.parked: dict[str, float] = {}
         self.merged = merged
@@ -290,6 +291,7 @@ class Process:
         """A pure step runs at once; what each step saw of its ancestors is kept."""
         step = self.workflow.step(start.path)
         self.seen += start.config["seen"].items()
+        self.saw[start.path, self.snapshot.state(start.path).attempt] = start.config.get("outputs", {})
         if step.effect is Effect.PURE:
             turn = str(self.snapshot.state(start.path).attempt)
             outcome = pure_outcome(step.definition.type, start, turn)
@@ -318,6 +320,7 @@ class Process:
             case ParkStep(path=path, parked=parked):
                 self.parked[path] = self.active_seconds() + (inf if parked.seconds is None else parked.seconds)
             case CompleteStep() | RepeatStep() | FailStep() | RetryStep():
+                assert self.snapshot.may_run, "nothing is settled without a slot"
                 self._check_letters(decision.path, decision.letters)
             case PassGate(letters=letters) if letters:
                 assert {self._mail(letter).topic for letter in letters} == {"appr_1"}

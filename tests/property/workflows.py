@@ -28,7 +28,7 @@ EFFECTS = {
     "child": Effect.IDEMPOTENT,
     "pay": Effect.ONCE,
 }
-KINDS = ["compute", "switch", "pause", "refuse", "listen", "listen", "ask", "ask", "child"]
+KINDS = ["compute", "switch", "pause", "refuse", "listen", "listen", "ask", "ask", *["child"] * 3]
 KINDS += [*["call"] * 5, *["route"] * 2, *["pay"] * 3]
 WAITING_PORTS = {"listen": ("received", "timed_out"), "ask": ("approved", "rejected")}
 
@@ -53,7 +53,7 @@ class Types:
 
 @st.composite
 def workflows(draw: st.DrawFn) -> CompiledWorkflow:
-    """A valid workflow of one to nine steps; each step's `with` looks at the statuses of all its ancestors."""
+    """A valid workflow of one to nine steps; each step's `with` looks at all its ancestors."""
     steps: list[dict[str, Any]] = []
     upstream: dict[str, list[str]] = {}
     for number in range(draw(st.sampled_from([1, 2, 3, 5, 6, 7, 8, 9]))):
@@ -68,7 +68,7 @@ def workflows(draw: st.DrawFn) -> CompiledWorkflow:
         document["timeout"] = timeout
     if _seldom(draw):
         document["output"] = "${{ input.nothing }}"
-    if budget := draw(st.sampled_from([None, None, None, {"max_steps": 3}, {"max_cost": 1.0}])):
+    if budget := draw(st.sampled_from([None, None, None, None, {"max_steps": 3}, {"max_cost": 0.5}])):
         document["budget"] = budget
     if draw(st.sampled_from([False, False, True])):
         document |= {"risk_score": 0.9, "approval_above": 0.5, "approval": _rule(draw)}
@@ -82,13 +82,13 @@ def controls(draw: st.DrawFn, workflow: CompiledWorkflow) -> dict[str, Any]:
     """What a start may ask for."""
     ids = [step.id for step in workflow.steps]
     control: dict[str, Any] = {}
-    if draw(st.sampled_from([False, False, True])):
-        control["breakpoints"] = draw(st.lists(st.sampled_from(ids), max_size=2, unique=True))
+    if draw(st.booleans()):
+        control["breakpoints"] = draw(st.lists(st.sampled_from(ids), min_size=1, max_size=3, unique=True))
     if draw(st.sampled_from([False, False, False, True])):
         control["pins"] = {draw(st.sampled_from(ids)): draw(st.sampled_from([{"ok": 1}, {"case": "left"}, None]))}
     if _seldom(draw) or _seldom(draw):
         control["only"] = draw(st.sampled_from(ids))
-    if budget := draw(st.sampled_from([None, None, None, {"max_steps": 4}, {"max_duration": "15s"}])):
+    if budget := draw(st.sampled_from([None, None, None, None, {"max_steps": 4}, {"max_duration": "5s"}])):
         control["budget"] = budget
     return control
 
@@ -146,7 +146,10 @@ def _repeat(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _config(draw: st.DrawFn, kind: str, ancestors: list[str]) -> dict[str, Any]:
-    config: dict[str, Any] = {"seen": {other: f"${{{{ steps.{other}.status }}}}" for other in ancestors}}
+    config: dict[str, Any] = {
+        "seen": {other: f"${{{{ steps.{other}.status }}}}" for other in ancestors},
+        "outputs": {other: f"${{{{ steps.{other}.output }}}}" for other in ancestors},
+    }
     match kind:
         case "switch" | "route":
             config |= {"cases": dict.fromkeys(PORTS, True), "take": draw(st.sampled_from([*PORTS, None]))}

@@ -32,6 +32,12 @@ def test_breakpoints_taken_away_hold_no_more_and_hold_again_when_set_again() -> 
     assert run.status == "PAUSED"
 
 
+def test_a_breakpoint_gone_through_holds_again_when_it_is_taken_away_and_set_again() -> None:
+    run = Run(*LINE, control={"breakpoints": ["b"]}).succeed("a").resume().fail("b", retryable=True)
+    run.mail("breakpoints", {"steps": []}).mail("breakpoints", {"steps": ["b"]}).go_on(60)
+    assert (run.status, run.running) == ("PAUSED", [])
+
+
 def test_resuming_before_the_run_is_paused_goes_through_the_breakpoint() -> None:
     """Another step is still under way when somebody presses resume."""
     run = Run({"id": "a"}, {"id": "b"}, control={"breakpoints": ["b"]})

@@ -67,6 +67,11 @@ def test_a_stopped_run_takes_its_question_back(kind: str) -> None:
     assert (run.status, run.approvals) == ("CANCELLED", [(GATE, "CANCELLED")])
 
 
+def test_a_run_that_times_out_takes_its_question_back() -> None:
+    run = Run({"id": "a"}, risk_score=0.9, approval_above=0.5, timeout="60s").succeed("a").go_on(60)
+    assert (run.ended_as, run.approvals) == ("execution_timed_out", [(GATE, "CANCELLED")])
+
+
 def test_approve_and_reject_at_once_count_in_their_order() -> None:
     for words, status in ((("approve", "reject"), "COMPLETED"), (("reject", "approve"), "FAILED")):
         run = risky().succeed("a")

@@ -44,6 +44,12 @@ def test_one_failed_item_fails_the_step_when_the_others_have_ended() -> None:
     assert "map[2]" not in run.started
 
 
+def test_once_an_item_has_failed_the_step_no_other_is_tried_again() -> None:
+    run = Run(each(2)).fail("map[0]", "bad row").fail("map[1]", "busy", retryable=True)
+    assert run.data("execution_failed")["error_message"] == "Item 0: bad row"
+    assert not [told for told in run.told if told.startswith("step_retrying")]
+
+
 def test_failed_items_are_null_where_the_step_goes_on() -> None:
     run = Run(each(3, on_item_error="continue")).fail("map[1]").succeed("map[0]", 1).succeed("map[2]", 3)
     assert (run.status, run.output) == ("COMPLETED", "[1,null,3]")

@@ -77,6 +77,33 @@ def test_the_first_item_that_failed_is_told_whatever_the_order_of_the_rows() -> 
         assert run.started == []
 
 
+def test_an_item_that_may_fail_keeps_no_other_from_starting_after_a_restart() -> None:
+    workflow = compiled({"id": "map", "for_each": ["x", "y"], "on_item_error": "continue"})
+    rows = [
+        stored("map", "RUNNING", items=2, attempt=0),
+        stored("map[0]", "FAILED", error="no", error_code="x"),
+    ]
+    run = begun(workflow, claim(*rows))
+    assert run.running == ["map[1]"]
+    assert run.succeed("map[1]", 1).output == "[null,1]"
+
+
+def test_the_first_step_that_failed_is_the_failure_of_the_run_whatever_the_order_of_the_rows() -> None:
+    workflow = compiled({"id": "a"}, {"id": "b"})
+    rows = [
+        stored("a", "FAILED", error="later", error_code="x", completed_at=START + timedelta(seconds=9)),
+        stored("b", "FAILED", error="first", error_code="x", completed_at=START + timedelta(seconds=1)),
+    ]
+    for found in (claim(*rows), claim(*reversed(rows))):
+        assert begun(workflow, found).data("execution_failed")["error_message"] == "first"
+
+
+def test_a_lost_effect_that_must_happen_once_is_not_tried_again() -> None:
+    workflow = compiled({"id": "charge", "type": "pay"}, {"id": "b", "needs": ["charge"]})
+    run = begun(workflow, claim(stored("charge", "RUNNING")))
+    assert (run.status, run.ended_as, run.started) == ("FAILED", "outcome_unknown", [])
+
+
 def test_attempts_under_way_have_lost_their_worker() -> None:
     workflow = compiled({"id": "a"}, {"id": "map", "for_each": ["x"]})
     rows = [stored("a", "RUNNING"), stored("map", "RUNNING", items=1, attempt=0), stored("map[0]", "RUNNING")]

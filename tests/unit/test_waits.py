@@ -60,12 +60,27 @@ def test_one_signal_for_two_waits_leaves_the_other_waiting() -> None:
     assert run.status == "WAITING"
 
 
+def test_without_a_slot_a_wait_that_is_over_waits_for_one() -> None:
+    run = Run(WAIT).listen("wait")
+    run.snapshot.may_run = False
+    run.signal()
+    assert run.statuses["wait"] == "WAITING"
+    run.snapshot.may_run = True
+    assert run.go_on().statuses["wait"] == "COMPLETED"
+
+
 def test_all_of_takes_one_signal_of_each_name() -> None:
     run = Run(WAIT).listen("wait", "x", "y", mode="all").signal("x", 1).signal("x", 2)
     assert run.status == "WAITING"
     run.signal("y", 3)
     assert run.snapshot.steps["wait"].output == {"signal": "x", "payload": 1, "signals": {"x": 1, "y": 3}}
     assert [letter.payload for letter in run.snapshot.letters] == [2]
+
+
+def test_any_of_takes_the_first_that_was_sent_and_leaves_the_others() -> None:
+    run = Run(WAIT, {"id": "next", "needs": ["wait"]}).signal("y", 1).signal("x", 2).listen("wait", "x", "y")
+    assert run.snapshot.steps["wait"].output == {"signal": "y", "payload": 1, "signals": {"y": 1}}
+    assert [letter.topic for letter in run.snapshot.letters] == ["x"]
 
 
 @pytest.mark.parametrize("mode", ["any", "all"])
