@@ -145,6 +145,9 @@ def _details(request: BulkRequest, count: int) -> dict[str, JSON]:
         "labels": {**wanted.labels},
         "fingerprint": wanted.fingerprint,
         "ids": None if wanted.ids is None else [*sorted(wanted.ids)],
+        "retry_of": wanted.retry_of,
+        "parent_id": wanted.parent_id,
+        "root_id": wanted.root_id,
     }
     shown: dict[str, JSON] = {name: value for name, value in narrowed.items() if value}
     return {"filter": shown, "count": count, "reason": _said(request)}

@@ -265,6 +265,29 @@ async def test_a_bulk_filter_narrows_by_all_it_is_given(client, database, workfl
     assert (await in_bulk(client, "resume", filter={"ids": []})).json()["matched"] == 0
 
 
+async def test_lists_and_bulk_wishes_narrow_alike_by_failure_ids_and_kin(client, database, workflow, other_client):
+    root = await add_execution(database, workflow, "FAILED", fingerprint="f1")
+    retry = await add_execution(database, workflow, "WAITING", root_id=root, retry_of=root)
+    second = await add_execution(database, workflow, "WAITING", root_id=root, retry_of=retry)
+    child = await add_execution(database, workflow, "WAITING", parent_id=retry)
+    for chosen, found in (
+        ({"fingerprint": "f1"}, [root]),
+        ({"ids": [child, second, "exec_unknown"]}, [second, child]),
+        ({"retry_of": retry}, [second]),
+        ({"parent_id": retry}, [child]),
+        ({"root_id": root}, [root, retry, second]),
+        ({"root_id": root, "retry_of": root}, [retry]),
+        ({"retry_of": "exec_unknown"}, []),
+    ):
+        listed = await client.get(PATH, params=chosen)
+        assert [row["id"] for row in listed.json()["data"]] == found[::-1], chosen
+        asked = (await in_bulk(client, "pause", filter=chosen, dry_run=True)).json()
+        assert asked["execution_ids"] == [each for each in found if each != root], chosen
+        assert (await other_client.get(PATH, params=chosen)).json()["data"] == []
+    too_many = await client.get(PATH, params={"ids": ["x"] * 101})
+    refused(too_many, 422, "validation_error")
+
+
 async def test_a_bulk_wish_reaches_more_than_fit_into_one_notification(client, database, workflow):
     ids = [await add_execution(database, workflow) for _ in range(300)]
     done = (await in_bulk(client, "pause", filter={"workflow_id": workflow["id"]})).json()

@@ -252,4 +252,7 @@ def _filter(given: BulkFilter) -> ExecutionFilter:
         labels=given.labels,
         fingerprint=given.fingerprint,
         ids=None if given.ids is None else frozenset(given.ids),
+        retry_of=given.retry_of,
+        parent_id=given.parent_id,
+        root_id=given.root_id,
     )

@@ -4,7 +4,7 @@ import re
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, Header, Query
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -128,6 +128,7 @@ async def execute_workflow(
     return await _start(request, services, caller, workflow_id, body or StartOptions(), prefer)
 
 
+Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Statuses = Annotated[
     list[str] | None,
     Query(alias="status", description="Repeatable, any case; `queued` and `success` are PENDING and COMPLETED."),
@@ -140,6 +141,11 @@ def execution_filter(
     workflow_id: Annotated[str | None, Query(max_length=64)] = None,
     created_after: AwareDatetime | None = None,
     created_before: AwareDatetime | None = None,
+    fingerprint: Annotated[str | None, Query(max_length=200, description="Those that failed in this way.")] = None,
+    ids: Annotated[list[Id] | None, Query(max_length=100, description="Repeatable.")] = None,
+    retry_of: Annotated[Id | None, Query(description="Retries of this execution.")] = None,
+    parent_id: Annotated[Id | None, Query(description="Those that this execution started.")] = None,
+    root_id: Annotated[Id | None, Query(description="This execution and its retries and replays.")] = None,
 ) -> ExecutionFilter:
     """The filter in the query string; `label.<key>=<value>` narrows by label."""
     labels = {
@@ -148,7 +154,18 @@ def execution_filter(
         if name.startswith("label.")
     }
     wanted = frozenset(map(execution_status, statuses or ()))
-    return ExecutionFilter(wanted, workflow_id, created_after, created_before, labels)
+    return ExecutionFilter(
+        statuses=wanted,
+        workflow_id=workflow_id,
+        created_after=created_after,
+        created_before=created_before,
+        labels=labels,
+        fingerprint=fingerprint,
+        ids=None if ids is None else frozenset(ids),
+        retry_of=retry_of,
+        parent_id=parent_id,
+        root_id=root_id,
+    )
 
 
 Filter = Annotated[ExecutionFilter, Depends(execution_filter)]
@@ -169,7 +186,8 @@ async def list_executions(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
-    """Filter by status, workflow, time of creation and labels; page by cursor."""
+    """Filter by status, workflow, time of creation, labels, failure and kin; page by cursor. All that is given narrows,
+    as in the filter of `POST /executions/bulk`."""
     return await _page(request, services, caller, wanted, limit, cursor)
 
 

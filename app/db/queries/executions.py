@@ -36,6 +36,9 @@ class ExecutionFilter:
     labels: dict[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
     ids: frozenset[str] | None = None
+    retry_of: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
 
     def conditions(self, org_id: str) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = [table.c.org_id == org_id]
@@ -53,7 +56,20 @@ class ExecutionFilter:
             found.append(table.c.fingerprint == self.fingerprint)
         if self.ids is not None:
             found.append(table.c.id.in_(self.ids))
+        if self.parent_id is not None:
+            found.append(table.c.parent_id == self.parent_id)
+        if self.root_id is not None:
+            found.append(or_(table.c.id == self.root_id, _made_from(self.root_id)))
+        if self.retry_of is not None:
+            earlier = table.alias("earlier")
+            root = select(earlier.c.root_id).where(earlier.c.org_id == org_id, earlier.c.id == self.retry_of)
+            found += [table.c.retry_of == self.retry_of, _made_from(root.scalar_subquery())]
         return found
+
+
+def _made_from(root_id: Any) -> ColumnElement[bool]:
+    """`root_id <> id` is what the index on root_id holds; a root itself is found by its id."""
+    return and_(table.c.root_id == root_id, table.c.root_id != table.c.id)
 
 
 async def get(connection: AsyncConnection, org_id: str, execution_id: str) -> Row | None:
@@ -79,8 +95,7 @@ async def family(connection: AsyncConnection, org_id: str, root_id: str, limit: 
     shown = [table.c[name] for name in names]
     ids = select(table.c.id).where(table.c.org_id == org_id)
     # A union where an `or` would do: each part has an index of its own, and all executions are looked at without.
-    # `root_id <> id` is what the index on root_id holds; the root itself is found by its id.
-    again = ids.where(table.c.root_id == root_id, table.c.root_id != table.c.id)
+    again = ids.where(_made_from(root_id))
     kin = union(ids.where(table.c.id == root_id), again).cte("kin")
     started = ids.where(table.c.parent_id.in_(select(kin.c.id)))
     related = union(select(kin.c.id), started).subquery()

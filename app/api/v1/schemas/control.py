@@ -81,12 +81,14 @@ class BulkFilter(BaseModel):
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
     fingerprint: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     ids: list[Id] | None = Field(default=None, max_length=1_000)
+    retry_of: Id | None = None
+    parent_id: Id | None = None
+    root_id: Id | None = Field(default=None, description="This execution and its retries and replays.")
 
     @model_validator(mode="after")
     def _narrows(self) -> "BulkFilter":
         if self.ids is None and not any(value for value in self.model_dump().values()):
-            raise ValueError("give at least one of status, workflow_id, created_after, created_before, labels, "
-                             "fingerprint and ids")  # fmt: skip
+            raise ValueError(f"give at least one of {', '.join(BulkFilter.model_fields)}")
         return self
 
 
