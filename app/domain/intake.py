@@ -16,10 +16,10 @@ from app.domain.changes import Changes, note
 from app.domain.compiled import CompiledWorkflow
 from app.domain.control import Pause, PauseReason, Stop, StopReason, with_budget
 from app.domain.decisions import EditStep
-from app.domain.errors import StepError, clean_text
+from app.domain.errors import StepError
 from app.domain.evolution import evolve
 from app.domain.jsontext import json_text
-from app.domain.mail import LETTERS, Mail, MailKind
+from app.domain.mail import LETTERS, Mail, MailKind, clean_reason
 from app.domain.snapshot import Snapshot
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.waits import ApprovalWait
@@ -151,4 +151,4 @@ class _Intake:
 
 def _reason(payload: Mapping[str, Any]) -> str | None:
     reason = payload.get("reason")
-    return clean_text(reason, 500) if isinstance(reason, str) and reason else None
+    return clean_reason(reason) if isinstance(reason, str) and reason else None

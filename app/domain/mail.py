@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.domain.errors import clean_text
 from app.domain.jsontext import JSON
+
+MAX_REASON = 500
+"""Characters of why somebody asks for something."""
 
 
 class MailKind(StrEnum):
@@ -25,6 +29,11 @@ class MailKind(StrEnum):
     SIGNAL = "signal"
     DECISION = "decision"
     CHILD = "child"
+
+
+def clean_reason(reason: str | None) -> str | None:
+    """A reason as it is stored and told."""
+    return None if reason is None else clean_text(reason, MAX_REASON)
 
 
 LETTERS = frozenset({MailKind.SIGNAL, MailKind.DECISION, MailKind.CHILD})

@@ -14,6 +14,9 @@ from app.domain.jsontext import JSON
 from app.domain.mail import Mail, MailKind
 from app.domain.steps import Usage
 
+SIGNAL_PATTERN = r"^[A-Za-z][A-Za-z0-9_.-]{0,127}$"
+"""What the name of a signal looks like."""
+
 OnTimeout: TypeAlias = Literal["fail", "continue"]
 
 

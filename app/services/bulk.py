@@ -12,11 +12,10 @@ from app.auth.principal import Caller
 from app.db.queries import control as inbox
 from app.db.queries.executions import ExecutionFilter
 from app.db.tenancy import Tenancy
-from app.domain.errors import Conflict, Problem, Problems, StepstreamError, clean_text
+from app.domain.errors import Conflict, Problem, Problems, StepstreamError
 from app.domain.jsontext import JSON, encode
-from app.domain.mail import MailKind
+from app.domain.mail import MailKind, clean_reason
 from app.services.audit import Audit
-from app.services.control import MAX_REASON
 from app.services.lineage import Lineages, RetryRequest
 
 MAX_MATCHES = 10_000
@@ -89,7 +88,7 @@ class Bulk:
     async def _send(
         self, connection: AsyncConnection, caller: Caller, request: BulkRequest, ids: Sequence[str]
     ) -> Sequence[str]:
-        told: dict[str, JSON] = {"reason": _said(request)}
+        told: dict[str, JSON] = {"reason": clean_reason(request.reason)}
         sent = await inbox.send_to_all(
             connection,
             caller.org_id,
@@ -131,10 +130,6 @@ def _demand_count(found: int, expected: int | None) -> None:
         raise Conflict(detail, code="count_changed")
 
 
-def _said(request: BulkRequest) -> str | None:
-    return None if request.reason is None else clean_text(request.reason, MAX_REASON)
-
-
 def _details(request: BulkRequest, count: int) -> dict[str, JSON]:
     wanted = request.wanted
     narrowed: dict[str, JSON] = {
@@ -150,4 +145,4 @@ def _details(request: BulkRequest, count: int) -> dict[str, JSON]:
         "root_id": wanted.root_id,
     }
     shown: dict[str, JSON] = {name: value for name, value in narrowed.items() if value}
-    return {"filter": shown, "count": count, "reason": _said(request)}
+    return {"filter": shown, "count": count, "reason": clean_reason(request.reason)}

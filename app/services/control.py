@@ -21,15 +21,13 @@ from app.db.tenancy import Tenancy
 from app.domain.carry import split_item
 from app.domain.compiled import CompiledWorkflow
 from app.domain.definition import Budget
-from app.domain.errors import Conflict, NotFound, Problem, Problems, clean_text
+from app.domain.errors import Conflict, NotFound, Problem, Problems
 from app.domain.jsontext import JSON, encode
-from app.domain.mail import MailKind
+from app.domain.mail import MailKind, clean_reason
 from app.domain.states import ExecutionStatus, StepStatus
 from app.engine.definitions import Definitions
 from app.services.audit import Audit
 from app.services.executions import unknown_steps
-
-MAX_REASON = 500
 
 WISHES = frozenset({MailKind.CANCEL, MailKind.TERMINATE, MailKind.PAUSE, MailKind.RESUME, MailKind.STEP})
 """What is asked for by a reason alone."""
@@ -57,7 +55,7 @@ class Control:
         """Cancel, terminate, pause, resume or step. Asking again is fine; only `step` needs a paused execution."""
         if wish not in WISHES:
             raise ValueError(f"{wish} needs more than a reason")
-        said = None if reason is None else clean_text(reason, MAX_REASON)
+        said = clean_reason(reason)
         payload: dict[str, JSON] = {} if wish is MailKind.STEP else {"reason": said}
         async with self._tenancy.transaction(caller.org_id) as connection:
             row = await _running(connection, caller, execution_id)
@@ -121,7 +119,7 @@ class Control:
             if refusal := _why_not_edited(workflow, row, outcomes, step_id):
                 raise Conflict(refusal)
             payload: dict[str, JSON] = {"step_id": step_id, "output": output}
-            said = None if reason is None else clean_text(reason, MAX_REASON)
+            said = clean_reason(reason)
             details: dict[str, JSON] = {"step_id": step_id, "reason": said}
             await self._send(connection, caller, execution_id, MailKind.EDIT, payload, details)
         return row
@@ -132,7 +130,7 @@ class Control:
         if not limits:
             detail = "Give at least one limit: max_cost, max_tokens, max_steps or max_duration"
             raise Problems(detail, [Problem("missing_field", detail)])
-        said = None if reason is None else clean_text(reason, MAX_REASON)
+        said = clean_reason(reason)
         async with self._tenancy.transaction(caller.org_id) as connection:
             row = await _running(connection, caller, execution_id)
             await self._send(connection, caller, execution_id, MailKind.BUDGET, limits, {**limits, "reason": said})

@@ -14,14 +14,14 @@ from app.db.queries.executions import Row
 from app.db.tenancy import Tenancy
 from app.domain.carry import EarlierStep, Redo, carried, split_item
 from app.domain.compiled import CompiledWorkflow
-from app.domain.errors import Conflict, NotFound, Problem, Problems, clean_text
+from app.domain.errors import Conflict, NotFound, Problem, Problems
 from app.domain.jsontext import JSON, decode
+from app.domain.mail import clean_reason
 from app.domain.states import ExecutionStatus
 from app.services.audit import Audit
 from app.services.executions import Executions, Origin, Started, StartRequest, unknown_outputs
 
 MAX_KIN = 200
-MAX_REASON = 500
 
 Which: TypeAlias = Literal["same", "latest"]
 """The version of the workflow to run: that of the earlier execution, or the one new executions use."""
@@ -173,7 +173,7 @@ class Lineages:
     async def _note(self, caller: Caller, source_id: str, new_id: str, reason: str, *, retry: bool) -> None:
         """Why: the record of the new execution has no place for it."""
         action = "execution.retry_requested" if retry else "execution.replay_requested"
-        details: dict[str, JSON] = {"execution_id": new_id, "reason": clean_text(reason, MAX_REASON)}
+        details: dict[str, JSON] = {"execution_id": new_id, "reason": clean_reason(reason)}
         async with self._tenancy.transaction(caller.org_id) as connection:
             await self._audit.note(connection, caller, action, "execution", source_id, details)
 

@@ -10,11 +10,10 @@ from app.domain.durations import Duration
 from app.domain.errors import Problem
 from app.domain.schemas import UnsupportedSchema, compile_schema
 from app.domain.steps import Effect, StepSpec
-from app.domain.waits import ApprovalWait, Await, SignalWait
+from app.domain.waits import SIGNAL_PATTERN, ApprovalWait, Await, SignalWait
 from app.engine.step_types import StepContext
 from app.steps.base import ONE_ATTEMPT, PureStep, TypedStep, invalid_config
 
-SIGNAL_PATTERN = r"^[A-Za-z][A-Za-z0-9_.-]{0,127}$"
 THIRTY_DAYS = 30 * 86_400.0
 
 SignalName = Annotated[str, Field(pattern=SIGNAL_PATTERN)]

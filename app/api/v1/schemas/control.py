@@ -6,11 +6,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from app.api.v1.schemas.executions import Breakpoints, LabelKey, LabelValue
 from app.domain.definition import Budget
+from app.domain.mail import MAX_REASON
+from app.domain.waits import SIGNAL_PATTERN
 from app.services.bulk import BulkAction, BulkResult
 from app.services.control import SentSignal
 
-Reason = Annotated[str, StringConstraints(max_length=500)] | None
-SignalName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,127}$")]
+Reason = Annotated[str, StringConstraints(max_length=MAX_REASON)] | None
+SignalName = Annotated[str, StringConstraints(pattern=SIGNAL_PATTERN)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 

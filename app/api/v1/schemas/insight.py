@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.v1.schemas.control import Reason
 from app.api.v1.schemas.executions import Execution, execution_view
 from app.api.v1.schemas.outlook import DivergenceOut, divergence_view
 from app.db.queries.executions import Row
@@ -176,7 +177,7 @@ class RetryFailures(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Annotated[str, StringConstraints(max_length=500)] | None = None
+    reason: Reason = None
     dry_run: bool = Field(default=False, description="Only count.")
     expected_count: int | None = Field(
         default=None, ge=0, description="Refuse (`count_changed`) if another number can be retried by now."
