@@ -38,6 +38,13 @@ class Definitions:
         # A crowd of executions of one workflow loads it once, and who leaves the crowd does not end it.
         return await asyncio.shield(loading)
 
+    async def of_record(self, org_id: str, workflow_id: str, version: int) -> CompiledWorkflow | None:
+        """The version that an execution ran; None if step types it used are no longer there, as the record still is."""
+        try:
+            return await self.get(org_id, workflow_id, version)
+        except Problems:
+            return None
+
     async def _load(self, key: Key) -> CompiledWorkflow:
         checked = check_definition(await self.source.definition(*key), self.catalog)
         if checked.workflow is None:

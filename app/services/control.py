@@ -27,7 +27,7 @@ from app.domain.mail import MailKind, clean_reason
 from app.domain.states import ExecutionStatus, StepStatus
 from app.engine.definitions import Definitions
 from app.services.audit import Audit
-from app.services.executions import unknown_steps
+from app.services.executions import find_execution, unknown_steps
 
 WISHES = frozenset({MailKind.CANCEL, MailKind.TERMINATE, MailKind.PAUSE, MailKind.RESUME, MailKind.STEP})
 """What is asked for by a reason alone."""
@@ -79,7 +79,7 @@ class Control:
             dedupe_key=key,
         )
         async with self._tenancy.transaction(caller.org_id) as connection:
-            row = await _found(connection, caller, execution_id)
+            row = await find_execution(connection, caller.org_id, execution_id)
             if earlier := await self._earlier_signal(connection, caller, execution_id, key):
                 return SentSignal(earlier, execution_id, name, duplicate=True)
             _demand_running(row)
@@ -164,15 +164,8 @@ class Control:
         await self._audit.note(connection, caller, f"execution.{kind}_requested", "execution", execution_id, told)
 
 
-async def _found(connection: AsyncConnection, caller: Caller, execution_id: str) -> Row:
-    row = await queries.get(connection, caller.org_id, execution_id)
-    if row is None:
-        raise NotFound("There is no such execution")
-    return row
-
-
 async def _running(connection: AsyncConnection, caller: Caller, execution_id: str) -> Row:
-    row = await _found(connection, caller, execution_id)
+    row = await find_execution(connection, caller.org_id, execution_id)
     _demand_running(row)
     return row
 

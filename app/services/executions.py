@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from app import clock, metrics
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
@@ -24,6 +26,7 @@ from app.engine.ports import Accepted, AlreadyAccepted, NewExecution, Recorder
 from app.engine.transition import queued_event_data
 
 FURTHEST_START = timedelta(days=366)
+NO_SUCH_EXECUTION = "There is no such execution"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +176,12 @@ class Executions:
     async def get(self, caller: Caller, execution_id: str) -> dict[str, Any]:
         """One execution; raises NotFound."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            row = await queries.get(connection, caller.org_id, execution_id)
-        if row is None:
-            raise NotFound("There is no such execution")
-        return dict(row)
+            return dict(await find_execution(connection, caller.org_id, execution_id))
 
     async def detail(self, caller: Caller, execution_id: str) -> ExecutionDetail:
         """One execution with its steps and attempts; raises NotFound."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            row = await queries.get(connection, caller.org_id, execution_id)
-            if row is None:
-                raise NotFound("There is no such execution")
+            row = await find_execution(connection, caller.org_id, execution_id)
             steps = await queries.steps_of(connection, caller.org_id, execution_id)
             attempts = await queries.attempts_of(connection, caller.org_id, execution_id)
         return ExecutionDetail(row, steps, attempts, await self.workflow_of(row), _may_trace(caller))
@@ -191,9 +189,7 @@ class Executions:
     async def step(self, caller: Caller, execution_id: str, path: str) -> ExecutionDetail:
         """One step, or one item (`map[3]`), with its attempts; no steps if it has no record. Raises NotFound."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            row = await queries.get(connection, caller.org_id, execution_id)
-            if row is None:
-                raise NotFound("There is no such execution")
+            row = await find_execution(connection, caller.org_id, execution_id)
             found = await queries.step_of(connection, caller.org_id, execution_id, path)
             attempts = await queries.attempts_of(connection, caller.org_id, execution_id, [path])
         steps = [] if found is None else [found]
@@ -225,10 +221,7 @@ class Executions:
 
     async def workflow_of(self, row: Row) -> CompiledWorkflow | None:
         """The definition an execution runs, None if it cannot be read any more."""
-        try:
-            return await self._definitions.get(row["org_id"], row["workflow_id"], row["workflow_version"])
-        except Problems:
-            return None  # the step types it used are no longer there; the record still is
+        return await self._definitions.of_record(row["org_id"], row["workflow_id"], row["workflow_version"])
 
     async def page(self, caller: Caller, wanted: ExecutionFilter, *, before: str | None, limit: int) -> Sequence[Row]:
         """The organisation's executions, the newest first."""
@@ -239,6 +232,14 @@ class Executions:
         """Counts, durations, tokens and cost by status."""
         async with self._tenancy.transaction(caller.org_id) as connection:
             return await queries.status_counts(connection, caller.org_id, wanted)
+
+
+async def find_execution(connection: AsyncConnection, org_id: str, execution_id: str) -> Row:
+    """One execution of an organisation; raises NotFound."""
+    row = await queries.get(connection, org_id, execution_id)
+    if row is None:
+        raise NotFound(NO_SUCH_EXECUTION)
+    return row
 
 
 AS_ACCEPTED: dict[str, Any] = {

@@ -14,7 +14,7 @@ from app.db.queries.executions import Row
 from app.db.queries.failures import FailureFilter, failure_groups, with_fingerprint
 from app.db.tenancy import Tenancy
 from app.domain.compiled import CompiledWorkflow
-from app.domain.errors import NotFound, Problems
+from app.domain.errors import NotFound
 from app.domain.estimate import Estimate, StepNow, estimate
 from app.domain.explain import Explanation, explain
 from app.domain.jsontext import decode
@@ -22,10 +22,8 @@ from app.domain.states import AttemptStatus, ExecutionStatus, StepStatus
 from app.domain.timeline import EVENT_TYPES, AttemptTimes, Moment, RunTimes, Span, StepTimes, edge_taken, timeline
 from app.engine.definitions import Definitions
 from app.services.comparison import DiffSummary, ResultKeys, RunDiff, differences, read_both, summarize
-from app.services.executions import ExecutionDetail
+from app.services.executions import NO_SUCH_EXECUTION, ExecutionDetail
 from app.services.run_facts import Limits, facts_of, read_situation
-
-NO_SUCH_EXECUTION = "There is no such execution"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +201,7 @@ class Insight:
         return row
 
     async def _workflow_of(self, row: Row) -> CompiledWorkflow | None:
-        try:
-            return await self._definitions.get(row["org_id"], row["workflow_id"], row["workflow_version"])
-        except Problems:
-            return None  # the step types it used are no longer there; the record still is
+        return await self._definitions.of_record(row["org_id"], row["workflow_id"], row["workflow_version"])
 
 
 def _parents(workflow: CompiledWorkflow | None) -> dict[str, tuple[str, ...]]:

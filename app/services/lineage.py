@@ -19,7 +19,7 @@ from app.domain.jsontext import JSON, decode
 from app.domain.mail import clean_reason
 from app.domain.states import ExecutionStatus
 from app.services.audit import Audit
-from app.services.executions import Executions, Origin, Started, StartRequest, unknown_outputs
+from app.services.executions import Executions, Origin, Started, StartRequest, find_execution, unknown_outputs
 
 MAX_KIN = 200
 
@@ -123,16 +123,12 @@ class Lineages:
     async def lineage(self, caller: Caller, execution_id: str) -> Lineage:
         """The kin of an execution, at most 200; raises NotFound."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            row = await queries.get(connection, caller.org_id, execution_id)
-            if row is None:
-                raise NotFound("There is no such execution")
+            row = await find_execution(connection, caller.org_id, execution_id)
             return Lineage(row["root_id"], await queries.family(connection, caller.org_id, row["root_id"], MAX_KIN))
 
     async def _earlier(self, caller: Caller, execution_id: str) -> tuple[Row, Sequence[Row]]:
         async with self._tenancy.transaction(caller.org_id) as connection:
-            row = await queries.get(connection, caller.org_id, execution_id)
-            if row is None:
-                raise NotFound("There is no such execution")
+            row = await find_execution(connection, caller.org_id, execution_id)
             if not ExecutionStatus(row["status"]).terminal:
                 raise Conflict(f"The execution is {row['status']}: this needs one that has ended")
             return row, await queries.outcomes_of(connection, caller.org_id, execution_id)

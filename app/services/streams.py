@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from app.db.queries import executions as queries
 from app.db.tenancy import Tenancy
 from app.domain.changes import Event
-from app.domain.errors import NotFound
 from app.domain.states import ExecutionStatus
 from app.engine.ports import EventLog
+from app.services.executions import find_execution
 from app.streaming.hub import Hub
 from app.streaming.session import follow
 from app.streaming.waiting import until_terminal
@@ -28,9 +27,7 @@ class Streams:
     async def check(self, org_id: str, execution_id: str) -> ExecutionStatus:
         """The status of an execution one may follow; raises NotFound."""
         async with self._tenancy.transaction(org_id) as connection:
-            row = await queries.get(connection, org_id, execution_id)
-        if row is None:
-            raise NotFound("There is no such execution")
+            row = await find_execution(connection, org_id, execution_id)
         return ExecutionStatus(row["status"])
 
     async def page(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
