@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, cast, exists, func, literal,
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.queries.executions import Row
+from app.db.queries.executions import Row, fetch_rows
 from app.db.tables import approvals as table
 from app.db.tables import execution_inbox as inbox
 from app.db.tables import executions
@@ -40,7 +40,7 @@ class DecidableBy:
 
 async def get(connection: AsyncConnection, org_id: str, approval_id: str) -> Row | None:
     query = _shown().where(table.c.org_id == org_id, table.c.id == approval_id)
-    return next(iter(await _rows(connection, query)), None)
+    return next(iter(await fetch_rows(connection, query)), None)
 
 
 async def lock(connection: AsyncConnection, approval_id: str) -> None:
@@ -68,7 +68,7 @@ async def page(
         query = query.where(decidable_by.condition())
     if before is not None:
         query = query.where(table.c.id < before)
-    return await _rows(connection, query.order_by(table.c.id.desc()).limit(limit))
+    return await fetch_rows(connection, query.order_by(table.c.id.desc()).limit(limit))
 
 
 def _shown() -> Select[Any]:
@@ -78,7 +78,3 @@ def _shown() -> Select[Any]:
 
 def _length(array: Any) -> ColumnElement[int]:
     return func.coalesce(func.jsonb_array_length(array), 0)
-
-
-async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[Row]:
-    return [dict(row) for row in (await connection.execute(query)).mappings()]

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Date, Select, cast, delete, func, or_, sel
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.queries.executions import Row
+from app.db.queries.executions import Row, fetch_rows
 from app.db.tables import day_budgets as table
 from app.db.tables import usage_by_day as usage
 
@@ -16,12 +16,12 @@ _TODAY: ColumnElement[Any] = cast(func.timezone("UTC", func.clock_timestamp()), 
 
 async def page(connection: AsyncConnection, org_id: str) -> Sequence[Row]:
     """All of them, that of the organisation first."""
-    return await _rows(connection, _with_usage(org_id).order_by(table.c.workflow_id))
+    return await fetch_rows(connection, _with_usage(org_id).order_by(table.c.workflow_id))
 
 
 async def get(connection: AsyncConnection, org_id: str, workflow_id: str) -> Row | None:
     """One budget, None if none is set."""
-    found = await _rows(connection, _with_usage(org_id).where(table.c.workflow_id == workflow_id))
+    found = await fetch_rows(connection, _with_usage(org_id).where(table.c.workflow_id == workflow_id))
     return found[0] if found else None
 
 
@@ -59,7 +59,3 @@ def _with_usage(org_id: str) -> Select[Any]:
         .lateral("used")
     )
     return select(table, used, _TODAY.label("day")).select_from(table).where(table.c.org_id == org_id)
-
-
-async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[Row]:
-    return [dict(row) for row in (await connection.execute(query)).mappings()]

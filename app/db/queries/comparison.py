@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import CTE, JSON, ColumnElement, Select, Text, case, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.queries.executions import Row
-from app.db.queries.insight import any_of, rows_of
+from app.db.queries.executions import Row, fetch_rows
+from app.db.queries.insight import any_of
 from app.db.tables import execution_steps as steps
 
 _COMPARED = (
@@ -47,7 +47,7 @@ async def compared_steps(
         .select_from(one.join(other, one.c.path == other.c.path, full=True))
         .order_by(func.coalesce(other.c.step_number, one.c.step_number), func.coalesce(other.c.path, one.c.path))
     )
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)
 
 
 def _result(side: CTE, result_keys: Mapping[str, Sequence[str]]) -> ColumnElement[Any]:
@@ -90,4 +90,4 @@ async def payloads(
     query = select(steps.c.execution_id, steps.c.path, *texts).where(
         steps.c.org_id == org_id, steps.c.execution_id.in_(execution_ids), steps.c.path == any_of(paths)
     )
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)

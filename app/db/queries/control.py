@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.queries.executions import ExecutionFilter, Row
+from app.db.queries.executions import ExecutionFilter, Row, fetch_rows
 from app.db.tables import execution_inbox as inbox
 from app.db.tables import executions as table
 from app.domain.mail import MailKind
@@ -135,7 +135,7 @@ async def decisions(connection: AsyncConnection, org_id: str, approvals: Sequenc
         )
         .order_by(inbox.c.id)
     )
-    return [dict(row) for row in (await connection.execute(query)).mappings()]
+    return await fetch_rows(connection, query)
 
 
 async def _ids(

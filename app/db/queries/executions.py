@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_, union
+from sqlalchemy import ColumnElement, Executable, and_, func, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.tables import execution_steps as steps
@@ -75,7 +75,7 @@ def _made_from(root_id: Any) -> ColumnElement[bool]:
 async def get(connection: AsyncConnection, org_id: str, execution_id: str) -> Row | None:
     """One execution with everything but where its request came from."""
     query = select(*WHOLE).where(table.c.org_id == org_id, table.c.id == execution_id)
-    return next(iter(await _rows(connection, query)), None)
+    return next(iter(await fetch_rows(connection, query)), None)
 
 
 async def page(
@@ -86,7 +86,7 @@ async def page(
     if before is not None:
         conditions.append(table.c.id < before)
     query = select(*SHOWN).where(and_(*conditions)).order_by(table.c.id.desc()).limit(limit)
-    return await _rows(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def family(connection: AsyncConnection, org_id: str, root_id: str, limit: int) -> Sequence[Row]:
@@ -102,7 +102,7 @@ async def family(connection: AsyncConnection, org_id: str, root_id: str, limit: 
     whole = select(*shown).where(table.c.org_id == org_id, table.c.id.in_(select(related.c.id)))
     # Not by id: that of a started one begins like its parent's and may sort before it.
     query = whole.order_by(table.c.created_at, table.c.id).limit(limit)
-    return await _rows(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def steps_of(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -110,19 +110,19 @@ async def steps_of(connection: AsyncConnection, org_id: str, execution_id: str) 
     query = select(steps).where(*_of(steps, org_id, execution_id), _whole(steps)).order_by(
         steps.c.step_number, steps.c.path
     )  # fmt: skip
-    return await _rows(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def step_of(connection: AsyncConnection, org_id: str, execution_id: str, path: str) -> Row | None:
     """One step, or one item (`map[3]`), if it has a row."""
     query = select(steps).where(*_of(steps, org_id, execution_id), steps.c.path == path)
-    return next(iter(await _rows(connection, query)), None)
+    return next(iter(await fetch_rows(connection, query)), None)
 
 
 async def outcomes_of(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
     """How steps and items stand, without what went in and came out."""
     shown = (steps.c.path, steps.c.type, steps.c.status, steps.c.reason, steps.c.started_at, steps.c["items"])
-    return await _rows(connection, select(*shown).where(*_of(steps, org_id, execution_id)).order_by(steps.c.path))
+    return await fetch_rows(connection, select(*shown).where(*_of(steps, org_id, execution_id)).order_by(steps.c.path))
 
 
 async def items_of(
@@ -149,7 +149,7 @@ async def items_of(
         conditions.append(steps.c.status.in_(statuses))
     wanted = select(steps.c.path).where(and_(*conditions)).order_by(*place).limit(limit)
     query = select(steps).where(*_of(steps, org_id, execution_id), steps.c.path.in_(wanted)).order_by(*place)
-    return await _rows(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def attempts_of(
@@ -162,7 +162,7 @@ async def attempts_of(
         .where(*_of(attempts, org_id, execution_id), narrowed)
         .order_by(attempts.c.path, attempts.c.attempt)
     )
-    return await _rows(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def status_counts(connection: AsyncConnection, org_id: str, wanted: ExecutionFilter) -> Sequence[Row]:
@@ -180,7 +180,7 @@ async def status_counts(connection: AsyncConnection, org_id: str, wanted: Execut
         .where(and_(*wanted.conditions(org_id)))
         .group_by(table.c.status)
     )
-    return await _rows(connection, query)
+    return await fetch_rows(connection, query)
 
 
 def _of(rows: Any, org_id: str, execution_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -191,5 +191,8 @@ def _whole(rows: Any) -> ColumnElement[bool]:
     return func.strpos(rows.c.path, "[") == 0
 
 
-async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[Row]:
-    return [dict(row) for row in (await connection.execute(query)).mappings()]
+async def fetch_rows(
+    connection: AsyncConnection, query: Executable, values: Mapping[str, Any] | None = None
+) -> list[Row]:
+    """What a query answers, as rows that outlive the connection."""
+    return [dict(row) for row in (await connection.execute(query, values)).mappings()]

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.queries.executions import SHOWN, Row
+from app.db.queries.executions import SHOWN, Row, fetch_rows
 from app.db.tables import executions as table
 
 LISTED = 20
@@ -83,7 +83,7 @@ async def failure_groups(
         "before": before,
         "limit": limit,
     }
-    return [dict(row) for row in (await connection.execute(GROUPS, values)).mappings()]
+    return await fetch_rows(connection, GROUPS, values)
 
 
 async def with_fingerprint(connection: AsyncConnection, org_id: str, fingerprint: str) -> Sequence[Row]:
@@ -94,4 +94,4 @@ async def with_fingerprint(connection: AsyncConnection, org_id: str, fingerprint
         .order_by(table.c.id.desc())
         .limit(LISTED)
     )
-    return [dict(row) for row in (await connection.execute(query)).mappings()]
+    return await fetch_rows(connection, query)

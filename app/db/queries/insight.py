@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import (
     Boolean,
     ColumnElement,
-    Select,
     Text,
     any_,
     cast,
@@ -20,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.queries.executions import SHOWN, Row
+from app.db.queries.executions import SHOWN, Row, fetch_rows
 from app.db.tables import approvals, workflow_versions
 from app.db.tables import execution_events as events
 from app.db.tables import execution_inbox as inbox
@@ -45,7 +44,7 @@ async def state(connection: AsyncConnection, org_id: str, execution_id: str) -> 
     query = select(table, func.clock_timestamp().label("now")).where(
         table.c.org_id == org_id, table.c.id == execution_id
     )
-    return next(iter(await rows_of(connection, query)), None)
+    return next(iter(await fetch_rows(connection, query)), None)
 
 
 async def open_steps(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -63,7 +62,7 @@ async def open_steps(connection: AsyncConnection, org_id: str, execution_id: str
         .order_by(_IS_ITEM, steps.c.wake_at, steps.c.step_number, steps.c.path)
         .limit(OPEN_STEPS)
     )  # fmt: skip
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def undecided(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -80,7 +79,7 @@ async def undecided(connection: AsyncConnection, org_id: str, execution_id: str)
         .order_by(approvals.c.id)
         .limit(LISTED)
     )
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def unread_mail(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -91,7 +90,7 @@ async def unread_mail(connection: AsyncConnection, org_id: str, execution_id: st
         .order_by(inbox.c.id)
         .limit(LISTED)
     )
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def unused_signals(connection: AsyncConnection, org_id: str, execution_id: str) -> frozenset[str]:
@@ -139,7 +138,7 @@ async def _holders(connection: AsyncConnection, *whose: ColumnElement[bool]) -> 
         .order_by(table.c.created_at, table.c.id)
         .limit(LISTED)
     )
-    rows = await rows_of(connection, query)
+    rows = await fetch_rows(connection, query)
     return (rows[0]["held"] if rows else 0), [row["id"] for row in rows]
 
 
@@ -152,7 +151,7 @@ async def begun_within(connection: AsyncConnection, row: Row) -> Sequence[dateti
         .order_by(table.c.started_at.desc())
         .limit(row["rate_limit"])
     )
-    return [found["started_at"] for found in await rows_of(connection, query)]
+    return [found["started_at"] for found in await fetch_rows(connection, query)]
 
 
 async def ahead_of(connection: AsyncConnection, row: Row) -> int:
@@ -184,7 +183,7 @@ async def newest_success(connection: AsyncConnection, org_id: str, workflow_id: 
     whole_run = func.strpos(recent.c.control, '"only":') == 0
     newest = select(recent.c.id).where(recent.c.status == "COMPLETED", whole_run).order_by(recent.c.id.desc()).limit(1)
     query = select(*SHOWN).where(table.c.org_id == org_id, table.c.id == newest.scalar_subquery())
-    return next(iter(await rows_of(connection, query)), None)
+    return next(iter(await fetch_rows(connection, query)), None)
 
 
 async def definition_text(connection: AsyncConnection, org_id: str, workflow_id: str, version: int) -> str | None:
@@ -210,7 +209,7 @@ async def timed_steps(connection: AsyncConnection, org_id: str, execution_id: st
         .order_by(_IS_ITEM, steps.c.step_number, steps.c.path)
         .limit(TIMED_STEPS + 1)
     )  # fmt: skip
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def timed_attempts(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
@@ -221,7 +220,7 @@ async def timed_attempts(connection: AsyncConnection, org_id: str, execution_id:
         .order_by(func.strpos(attempts.c.path, "[") > 0, attempts.c.path, attempts.c.attempt)
         .limit(TIMED_ATTEMPTS + 1)
     )
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def events_of(connection: AsyncConnection, org_id: str, execution_id: str, types: Sequence[str]) -> Sequence[Row]:
@@ -232,7 +231,7 @@ async def events_of(connection: AsyncConnection, org_id: str, execution_id: str,
         .order_by(events.c.seq)
         .limit(TIMED_EVENTS + 1)
     )
-    return await rows_of(connection, query)
+    return await fetch_rows(connection, query)
 
 
 async def usual_times(
@@ -263,14 +262,9 @@ async def usual_times(
         )
         .group_by(steps.c.path)
     )
-    return {row["path"]: float(row["usual"]) for row in await rows_of(connection, query)}
+    return {row["path"]: float(row["usual"]) for row in await fetch_rows(connection, query)}
 
 
 def any_of(paths: Sequence[str]) -> ColumnElement[Any]:
     """One of many, as one parameter."""
     return any_(cast(list(paths), ARRAY(Text)))
-
-
-async def rows_of(connection: AsyncConnection, query: Select[Any]) -> list[Row]:
-    """The rows of a query."""
-    return [dict(row) for row in (await connection.execute(query)).mappings()]
