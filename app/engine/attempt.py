@@ -175,9 +175,9 @@ class AttemptContext:
             self._say(self.step_id, "token_delta", events.TokenDelta(text=clean_text(text, len(text))))
 
 
-def idempotency_key(root_id: str, path: str, config_text: str) -> str:
-    """The same over retries, crashes and replays of one step with one resolved `with`."""
-    return hashlib.sha256(f"{root_id}\x00{path}\x00{config_text}".encode()).hexdigest()[:40]
+def idempotency_key(root_id: str, path: str, iteration: int, config_text: str) -> str:
+    """The same over retries, crashes and replays of one round of a step, or of one item, with one resolved `with`."""
+    return hashlib.sha256(f"{root_id}\x00{path}\x00{iteration}\x00{config_text}".encode()).hexdigest()[:40]
 
 
 async def run_cached(

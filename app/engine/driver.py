@@ -307,7 +307,7 @@ class Driver:
             org_id=self._claim.org_id,
             step_id=start.path,
             attempt=state.attempt,
-            idempotency_key=idempotency_key(self._claim.root_id, start.path, start.config_text),
+            idempotency_key=idempotency_key(self._claim.root_id, start.path, state.iteration, start.config_text),
             rules=self._ports.rules,
             say=self._say,
             start_child=partial(self._start_child, start.path, turn),

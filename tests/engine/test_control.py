@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app import clock
+from app.domain.errors import StepError
 from app.domain.jsontext import encode
 from app.domain.steps import Done
 from app.engine.step_types import StepContext
@@ -281,6 +282,21 @@ async def test_a_step_repeats_until_its_condition_holds(database: Database, sink
         assert (row["status"], row["error_code"]) == ("FAILED", "repeat_exhausted")
         rule = {"until": "output.n == 3", "max": 2, "on_exhausted": "continue"}
         assert json.loads((await running.run(step | {"repeat": rule}))["output"])["n"] == 1
+
+
+async def test_each_round_is_a_request_of_its_own_to_who_goes_by_the_key(database: Database) -> None:
+    keys: list[str] = []
+
+    async def ask(context: StepContext, config: Mapping[str, Any]) -> Done:
+        keys.append(context.idempotency_key)
+        if len(keys) == 2:
+            raise StepError("once more")
+        return Done(len(keys))
+
+    async with engine(database, types={"work": Step(ask)}) as running:
+        retry = {"max_attempts": 2, "initial_interval": "1ms"}
+        await running.run({"id": "r", "type": "work", "repeat": {"until": "index == 1"}, "retry": retry})
+    assert [keys.index(key) for key in keys] == [0, 1, 1], "a round keeps its key when it is tried again"
 
 
 async def _counting(context: StepContext, config: Mapping[str, Any]) -> Done:
