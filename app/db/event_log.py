@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from app.db.group_commit import GroupCommit, Refused
 from app.db.link import PIN_PLANS, Connect, Link
@@ -31,13 +31,18 @@ class PostgresEventLog:
         await self._asking.stop()
         await self._link.close()
 
-    async def read(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
+    async def read(
+        self, org_id: str, execution_id: str, after: int, limit: int, step_id: str | None = None
+    ) -> Sequence[Event]:
         query = (
             select(table.c.seq, table.c.type, table.c.step_id, table.c.timestamp, table.c.progress, table.c.data)
             .where(table.c.org_id == org_id, table.c.execution_id == execution_id, table.c.seq > after)
             .order_by(table.c.seq)
             .limit(limit)
         )
+        if step_id is not None:
+            items = table.c.step_id.startswith(f"{step_id}[", autoescape=True)
+            query = query.where(or_(table.c.step_id == step_id, items))
         async with self._tenancy.transaction(org_id) as connection:
             rows = (await connection.execute(query)).all()
         return [

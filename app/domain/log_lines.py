@@ -41,6 +41,29 @@ def log_lines(event: Event, name: str, order: list[str]) -> list[LogLine]:
             return [LogLine("info", scope, f"Step '{step}' is skipped: {data['reason']}")]
         case "step_log":
             return [LogLine(data["level"], scope, data["message"])]
+        case "step_reused":
+            return [LogLine("info", scope, f"Step '{step}' is reused from {data['reused_from']}")]
+        case "step_pinned":
+            return [LogLine("info", scope, f"Step '{step}' has the output it was given")]
+        case "step_edited":
+            return [LogLine("warning", scope, f"The output of step '{step}' was edited by {data['edited_by']}")]
+        case "step_cancelled":
+            return [LogLine("warning", scope, f"Step '{step}' is cancelled")]
+        case "signal_received":
+            return [LogLine("info", "workflow", f"Signal '{data['name']}' has come")]
+        case "approval_requested":
+            return [LogLine("info", scope, f"Waiting for approval: {data['title']}")]
+        case "approval_decided":
+            return [LogLine("info", scope, f"A decision by {data['decided_by']}: {data['decision']}")]
+        case "budget_exceeded":
+            used = f"{data['used']:g} of {data['limit']:g} are used"
+            return [LogLine("warning", scope, f"The budget {data['budget']} is used up: {used}")]
+        case "execution_paused":
+            return [LogLine("warning", "workflow", f"Paused: {data['detail'] or data['reason']}")]
+        case "execution_resumed":
+            return [LogLine("info", "workflow", f"Going on: {data['reason']}")]
+        case "execution_cancelling":
+            return [LogLine("warning", "workflow", f"Stopping: {data['reason'] or 'a cancellation was asked for'}")]
         case "execution_failed":
             return [LogLine("error", "workflow", f"Stopping workflow '{name}': {data['error_message']}")]
         case "execution_cancelled":

@@ -237,8 +237,10 @@ class Doorbell(Protocol):
 class EventLog(Protocol):
     """The durable events."""
 
-    async def read(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
-        """Events with seq > after, in order, at most `limit`."""
+    async def read(
+        self, org_id: str, execution_id: str, after: int, limit: int, step_id: str | None = None
+    ) -> Sequence[Event]:
+        """Events with seq > after, in order, at most `limit`; with `step_id` those of a step and its items."""
 
     async def heads(self, execution_ids: Sequence[str]) -> Mapping[str, int]:
         """The highest recorded seq of each execution."""

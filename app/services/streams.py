@@ -30,10 +30,12 @@ class Streams:
             row = await find_execution(connection, org_id, execution_id)
         return ExecutionStatus(row["status"])
 
-    async def page(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
-        """Recorded events with seq > after; raises NotFound for an unknown execution."""
+    async def page(
+        self, org_id: str, execution_id: str, after: int, limit: int, step_id: str | None = None
+    ) -> Sequence[Event]:
+        """Recorded events with seq > after, with `step_id` those of a step and its items; raises NotFound."""
         await self.check(org_id, execution_id)
-        return await self._log.read(org_id, execution_id, after, limit)
+        return await self._log.read(org_id, execution_id, after, limit, step_id)
 
     async def follow(
         self, org_id: str, execution_id: str, after: int, status: ExecutionStatus

@@ -256,3 +256,7 @@ async def test_the_log_of_a_run_reads_like_a_log(client):
     ]
     entries = (await client.get(url)).json()["data"]
     assert [entry["message"] for entry in entries][:1] == ["Starting workflow 'Hello'"]
+    of_one = (await client.get(url, params={"step_id": "greet"})).json()["data"]
+    assert [(entry["scope"], entry["message"]) for entry in of_one] == [
+        ("greet", "Executing step 'greet'"), ("greet", "hello you"),
+    ]  # fmt: skip

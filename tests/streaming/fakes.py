@@ -31,7 +31,9 @@ class MemoryLog:
         self.free = asyncio.Event()
         self.free.set()
 
-    async def read(self, org_id: str, execution_id: str, after: int, limit: int) -> Sequence[Event]:
+    async def read(
+        self, org_id: str, execution_id: str, after: int, limit: int, step_id: str | None = None
+    ) -> Sequence[Event]:
         found = [each for each in self.stored if each.seq > after][:limit]
         self.reads.append(after)
         self.reading.set()

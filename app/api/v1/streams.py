@@ -88,12 +88,15 @@ async def list_logs(
     execution_id: str,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only lines of events with a higher seq.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1_000, description="How many events to read.")] = 200,
+    step_id: Annotated[
+        str | None, Query(max_length=64, description="Only lines of this step and its items, or of one item: `map[3]`.")
+    ] = None,
 ) -> Response:
     """What the run said, told from its events; ask again with `after` = `last_seq`."""
     row = await services.executions.get(caller, execution_id)
     workflow = await services.executions.workflow_of(row)
     name, order = (workflow.definition.name, workflow.order) if workflow else (row["workflow_id"], [])
-    found = await services.streams.page(caller.org_id, execution_id, after, limit + 1)
+    found = await services.streams.page(caller.org_id, execution_id, after, limit + 1, step_id)
     shown = found[:limit]
     lines = [(event, line) for event in shown for line in log_lines(event, name, order)]
     if PLAIN in request.headers.get("accept", ""):
