@@ -5,7 +5,7 @@ The spans come from rows where rows tell it, and from events for what no row kee
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from app.domain.states import AttemptStatus, StepStatus
@@ -16,6 +16,8 @@ EVENT_TYPES = (
     "execution_paused", "execution_resumed", "execution_cancelling", "step_waiting", "approval_requested",
 )  # fmt: skip
 """The events that spans are made from."""
+AT_ONCE = timedelta(milliseconds=1)
+"""Who began sooner did not queue."""
 _BETWEEN_ATTEMPTS = frozenset({"retry", "repeat"})
 """Waits that lie between two attempts, which the attempts tell."""
 
@@ -188,7 +190,7 @@ class _Step:
             return
         ready = max(at for at in (self.run.started_at, *needed) if at is not None)
         until = first or self.run.completed_at
-        if until is None or until > ready:
+        if until is None or until - ready >= AT_ONCE:
             yield Span(self.step.step_id, "queue", ready, until)
 
 

@@ -122,6 +122,13 @@ def test_a_step_queues_from_when_its_needs_are_there() -> None:
     assert of_step([first, skipped], [], []) == []
 
 
+def test_a_step_that_began_at_once_did_not_queue() -> None:
+    first = StepTimes("p", StepStatus.COMPLETED, 1, attempt_started_at=at(1), completed_at=at(3))
+    soon = step(begun=3.0002, parents=("p",), completed_at=at(6))
+    spans = of_step([first, soon], [AttemptTimes("p", 1, COMPLETED, at(1), at(3)), attempt(1, 3.0002, 6)], [])
+    assert [span[1] for span in spans] == ["attempt"]
+
+
 def test_reused_steps_took_no_time_of_this_run() -> None:
     assert of_step([step(reused=True, completed_at=at(3))], [attempt(1, 1, 3)], []) == []
 
