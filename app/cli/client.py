@@ -251,7 +251,8 @@ def _problem_text(answer: httpx.Response) -> str:
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return f"{detail.rstrip('.')}. Give a valid token: --token, STEPSTREAM_TOKEN"
     errors = problem.get("errors") or []
-    more = [f"  {each.get('pointer') or '/'}: {each.get('detail')}" for each in errors if each.get("detail") != detail]
+    told = [(each.get("pointer") or "/", str(each.get("detail"))) for each in errors]
+    more = [f"  {pointer}: {said}" for pointer, said in told if detail not in {said, f"{pointer}: {said}"}]
     return "\n".join([detail, *more])
 
 

@@ -139,6 +139,14 @@ def test_a_refusal_lists_what_the_server_lists() -> None:
         _accepted(answer)
 
 
+def test_what_the_first_line_of_a_refusal_says_is_not_said_again() -> None:
+    body = {"detail": "/name: too long", "errors": [{"pointer": "/name", "detail": "too long"}]}
+    answer = httpx.Response(422, json=body, request=httpx.Request("PUT", "http://server/"))
+    with pytest.raises(Refused) as raised:
+        _accepted(answer)
+    assert str(raised.value) == "/name: too long"
+
+
 async def test_a_server_that_is_none_is_told_as_such() -> None:
     with pytest.raises(CommandFailed, match="http://127"):
         Client("ftp://somewhere", "token")
