@@ -102,6 +102,14 @@ class Client:
         headers = {"Idempotency-Key": clock.new_id("cli")}
         return await self._object("POST", path, body=body, headers=headers, repeatable=repeatable)
 
+    async def put(self, path: str, body: JSON) -> dict[str, Any]:
+        """The answer to a whole new value at a path below /api/v1; raises Refused."""
+        return await self._object("PUT", path, body=body)
+
+    async def patch(self, path: str, body: JSON) -> dict[str, Any]:
+        """The answer to new values of some fields at a path below /api/v1; raises Refused."""
+        return await self._object("PATCH", path, body=body)
+
     async def save_workflow(self, workflow_id: str, document: dict[str, JSON]) -> dict[str, Any]:
         """Create the workflow, or make the document its next version if it differs; the workflow as saved."""
         path = f"/workflows/{quote(workflow_id, safe='')}"
@@ -111,10 +119,9 @@ class Client:
         headers = {"If-Match": _accepted(found).headers["ETag"]}
         return await self._object("PUT", path, body=document, headers=headers)
 
-    async def start(self, workflow_id: str, value: JSON) -> dict[str, Any]:
+    async def start(self, workflow_id: str, body: dict[str, JSON]) -> dict[str, Any]:
         """Start an execution, once however often the request has to be sent; the execution as accepted."""
-        path = f"/workflows/{quote(workflow_id, safe='')}/execute"
-        return await self.post(path, {"input": value}, repeatable=True)
+        return await self.post(f"/workflows/{quote(workflow_id, safe='')}/execute", body, repeatable=True)
 
     async def follow(self, execution_id: str, on_cut: OnCut) -> AsyncGenerator[Event, None]:
         """Every event once, in order, up to the terminal one; raises Refused, or CommandFailed when it stays cut."""

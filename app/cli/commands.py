@@ -8,7 +8,19 @@ import typer
 
 from app.cli.approvals import approvals
 from app.cli.executions import executions
-from app.cli.options import Access, DataDir, Server, Token
+from app.cli.options import (
+    Access,
+    Breakpoints,
+    DataDir,
+    Limits,
+    MaxCost,
+    MaxDuration,
+    MaxSteps,
+    MaxTokens,
+    Pins,
+    Server,
+    Token,
+)
 
 cli = typer.Typer(
     name="stepstream",
@@ -111,6 +123,15 @@ def run(
         str | None,
         typer.Option("--input", "-i", metavar="JSON|@FILE|TEXT", help="The input; @- reads it from stdin."),
     ] = None,
+    start_at: Annotated[
+        str | None, typer.Option("--start-at", metavar="SPAN|TIME", help="Not before: 2h, 2030-01-01T06:00:00Z.")
+    ] = None,
+    breakpoints: Breakpoints = None,
+    pins: Pins = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_steps: MaxSteps = None,
+    max_duration: MaxDuration = None,
     server: Server = None,
     token: Token = None,
     data_dir: DataDir = None,
@@ -121,7 +142,9 @@ def run(
     """
     from app.cli import run as work
 
-    raise typer.Exit(work.run(workflow, value, Access(server, token, data_dir)))
+    limits = Limits(max_cost, max_tokens, max_steps, max_duration)
+    start = work.Start(value, start_at, breakpoints, pins, limits)
+    raise typer.Exit(work.run(workflow, start, Access(server, token, data_dir)))
 
 
 @cli.command()

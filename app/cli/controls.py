@@ -8,10 +8,12 @@ import typer
 from app.cli.options import (
     Access,
     AsJson,
+    Breakpoints,
     DataDir,
     Execution,
     Follow,
     Labels,
+    Pins,
     Reason,
     Selection,
     Server,
@@ -215,13 +217,8 @@ def replay(
     value: Annotated[
         str | None, typer.Option("--input", "-i", metavar="JSON|@FILE|TEXT", help="Another input \\[the same].")
     ] = None,
-    pin: Annotated[
-        list[str] | None,
-        typer.Option("--pin", metavar="STEP=JSON", help="A step's output: it does not run; repeatable."),
-    ] = None,
-    breakpoint_: Annotated[
-        list[str] | None, typer.Option("--breakpoint", "-b", metavar="STEP", help="Pause before it; repeatable.")
-    ] = None,
+    pins: Pins = None,
+    breakpoints: Breakpoints = None,
     latest: Latest = False,
     redo_once: RedoOnce = False,
     reason: Reason = None,
@@ -235,7 +232,7 @@ def replay(
     from app.cli import repeating as work
 
     wanted = work.Repeat(from_step=from_step, latest=latest, redo_once=redo_once, reason=reason)
-    edits = work.Edits(value, pin or [], breakpoint_ or [])
+    edits = work.Edits(value, pins or [], breakpoints or [])
     output = work.Output(follow=follow, as_json=as_json)
     raise typer.Exit(work.replay(execution, wanted, edits, Access(server, token, data_dir), output))
 

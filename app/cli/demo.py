@@ -69,7 +69,7 @@ async def _show_run(console: Console, client: Client) -> bool:
     with as_file(files("app.cli") / "sales_intelligence.yaml") as path:
         document = read_workflow(path)
         saved = await client.save_workflow(workflow_id(path, document), document)
-    started = await client.start(saved["id"], BRIEF)
+    started = await client.start(saved["id"], {"input": BRIEF})
     path_of_run = f"/api/v1/executions/{started['id']}"
     console.print(
         Text.assemble(

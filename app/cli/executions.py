@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from app.cli.controls import controls
+from app.cli.debugging import debugging
 from app.cli.options import (
     EXIT_STATUSES,
     Access,
@@ -168,3 +169,4 @@ def lineage(
 
 
 executions.add_typer(controls)
+executions.add_typer(debugging)

@@ -34,13 +34,26 @@ def moment_of(text: str, option: str) -> str:
         return timestamp_text(clock.now() - timedelta(seconds=parse_duration(text)))
     except ValueError:
         pass
+    return _time_of(text, option, "an age such as 2h")
+
+
+def _time_of(text: str, option: str, other: str) -> str:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
-        raise CommandFailed(f"{option}: {text} is neither an age such as 2h nor a time such as 2030-01-01T06:00:00Z")
+        raise CommandFailed(f"{option}: {text} is neither {other} nor a time such as 2030-01-01T06:00:00Z")
     return timestamp_text(found.astimezone(UTC))
+
+
+def start_of(text: str) -> str:
+    """When to start, given as a span from now (`2h`) or as a time with an offset; raises CommandFailed."""
+    try:
+        return timestamp_text(clock.now() + timedelta(seconds=parse_duration(text)))
+    except ValueError:
+        pass
+    return _time_of(text, "--start-at", "a span such as 2h")
 
 
 def labels_of(given: list[str] | None) -> dict[str, str]:

@@ -35,6 +35,32 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(metavar="AGE|TIME", help="Only those created before.")]
 
+Breakpoints = Annotated[
+    list[str] | None, typer.Option("--breakpoint", "-b", metavar="STEP", help="Pause before it; repeatable.")
+]
+Pins = Annotated[
+    list[str] | None, typer.Option("--pin", metavar="STEP=JSON", help="A step's output: it does not run; repeatable.")
+]
+MaxCost = Annotated[float | None, typer.Option("--max-cost", metavar="USD", help="What it may cost before it pauses.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens it may use before it pauses.")]
+MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Attempts of steps before it pauses.")]
+MaxDuration = Annotated[
+    str | None, typer.Option("--max-duration", metavar="SPAN", help="How long it may run before it pauses: 30m, 2h.")
+]
+
+
+class Limits(NamedTuple):
+    """A budget, as the options say it."""
+
+    max_cost: float | None
+    max_tokens: int | None
+    max_steps: int | None
+    max_duration: str | None
+
+    def given(self) -> dict[str, float | int | str]:
+        """Those that are there, as the API names them."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
 
 class Access(NamedTuple):
     """Which server a command talks to and as whom, as its options say; None: what is usual."""

@@ -1,6 +1,6 @@
 """`executions retry` and `replay`: a new execution made from an old one."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -9,10 +9,9 @@ from rich.text import Text
 from app.cli.client import Client
 from app.cli.connection import INTERRUPTED, carry_out
 from app.cli.drawing import printable
-from app.cli.failures import CommandFailed
 from app.cli.naming import path_of
 from app.cli.options import Access
-from app.cli.run import Watch, aim, parse_input, say_how_to_go_on, watch_to_end
+from app.cli.run import Watch, aim, parse_input, pins_of, say_how_to_go_on, watch_to_end
 from app.cli.tables import show_json
 from app.domain.jsontext import JSON
 
@@ -47,7 +46,7 @@ class Edits(NamedTuple):
         if self.input is not None:
             found["input"] = parse_input(self.input)
         if self.pins:
-            found["pins"] = dict(map(_pin, self.pins))
+            found["pins"] = pins_of(self.pins)
         return found
 
 
@@ -69,18 +68,30 @@ def replay(execution: str, wanted: Repeat, edits: Edits, access: Access, output:
 
 
 def _repeat(execution: str, how: str, body: Callable[[], dict[str, JSON]], access: Access, output: Output) -> int:
+    async def make(client: Client) -> dict[str, Any]:
+        return await client.post(await path_of(client, execution, how), body(), repeatable=True)
+
+    return follow_new(make, lambda made: f"{how} of {_origin(made)}", access, output)
+
+
+def follow_new(
+    make: Callable[[Client], Awaitable[dict[str, Any]]],
+    what: Callable[[dict[str, Any]], str],
+    access: Access,
+    output: Output,
+) -> int:
+    """Print the id of an execution that `make` has made, or watch it to its end; the exit status."""
     watch = Watch(Console(stderr=True, highlight=False))
 
     async def work(client: Client) -> int:
-        path = await path_of(client, execution, how)
-        made = await client.post(path, body(), repeatable=True)
+        made = await make(client)
         if not output.follow:
             if output.as_json:
                 show_json(made)
             else:
                 print(made["id"])
             return 0
-        watch.console.print(Text.assemble("▶ ", (made["id"], "bold"), f"  {how} of {_origin(made)}"), soft_wrap=True)
+        watch.console.print(Text.assemble("▶ ", (made["id"], "bold"), f"  {what(made)}"), soft_wrap=True)
         await aim(client, watch, made["id"])
         return await watch_to_end(client, watch)
 
@@ -92,10 +103,3 @@ def _repeat(execution: str, how: str, body: Callable[[], dict[str, JSON]], acces
 
 def _origin(made: dict[str, Any]) -> str:
     return printable(made["retry_of"] or made["forked_from"])
-
-
-def _pin(text: str) -> tuple[str, JSON]:
-    step, equals, value = text.partition("=")
-    if not step or not equals:
-        raise CommandFailed(f"--pin: {text} is not STEP=JSON")
-    return step, parse_input(value, f"--pin {step}")

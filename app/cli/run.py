@@ -4,11 +4,11 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from rich.console import Console
@@ -18,7 +18,8 @@ from app.cli.client import Client
 from app.cli.connection import INTERRUPTED, connected
 from app.cli.drawing import RunView, printable
 from app.cli.failures import CommandFailed
-from app.cli.options import Access
+from app.cli.naming import start_of
+from app.cli.options import Access, Limits
 from app.domain.jsontext import JSON, NotJson, decode
 from app.logs import configure_logs
 
@@ -36,9 +37,32 @@ class Watch:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(workflow: str, value: str | None, access: Access) -> int:
+class Start(NamedTuple):
+    """How to start it, as the options say it."""
+
+    input: str | None
+    start_at: str | None
+    breakpoints: list[str] | None
+    pins: list[str] | None
+    limits: Limits
+
+    def body(self) -> dict[str, JSON]:
+        """The request, with what is given alone; raises CommandFailed."""
+        found: dict[str, JSON] = {"input": parse_input(self.input)}
+        if self.start_at is not None:
+            found["start_at"] = start_of(self.start_at)
+        if self.breakpoints:
+            found["breakpoints"] = [*self.breakpoints]
+        if self.pins:
+            found["pins"] = pins_of(self.pins)
+        if limits := self.limits.given():
+            found["budget"] = {**limits}
+        return found
+
+
+def run(workflow: str, start: Start, access: Access) -> int:
     """Run a workflow given by file or id; 0 if it completes, else 1."""
-    given = parse_input(value)
+    wanted = start.body()
     path = Path(workflow)
     document = read_workflow(path) if path.suffix.lower() in _SUFFIXES or path.is_file() else None
 
@@ -47,7 +71,7 @@ def run(workflow: str, value: str | None, access: Access) -> int:
             saved = await client.get(f"/workflows/{quote(workflow, safe='')}")
         else:
             saved = await client.save_workflow(workflow_id(path, document), document)
-        started = await client.start(saved["id"], given)
+        started = await client.start(saved["id"], wanted)
         watch.execution_id = started["id"]
         watch.names = step_names(saved["definition"])
         title = Text.assemble("▶ ", (printable(saved["name"]), "bold"), f"  version {started['workflow_version']}")
@@ -127,6 +151,17 @@ def parse_input(text: str | None, option: str = "--input") -> JSON:
         if text.lstrip().startswith(_JSON_STARTS):
             raise CommandFailed(f"{option} looks like JSON but is none: {error}") from error
         return text
+
+
+def pins_of(given: Iterable[str], option: str = "--pin") -> dict[str, JSON]:
+    """Outputs by step, given as STEP=JSON; raises CommandFailed."""
+    pins = {}
+    for text in given:
+        step, equals, value = text.partition("=")
+        if not step or not equals:
+            raise CommandFailed(f"{option}: {text} is not STEP=JSON")
+        pins[step] = parse_input(value, f"{option} {step}")
+    return pins
 
 
 def read_workflow(path: Path) -> dict[str, JSON]:
