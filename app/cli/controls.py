@@ -47,79 +47,35 @@ class BulkAction(StrEnum):
     RETRY = "retry"
 
 
-@controls.command(epilog=example("stepstream executions cancel last --reason 'wrong input'"))
-def cancel(
-    execution: Execution,
-    reason: Reason = None,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Cancel an execution: running steps may end within a grace, and what it started is cancelled too."""
-    from app.cli import asking as work
-
-    raise typer.Exit(work.ask("cancel", execution, reason, Access(server, token, data_dir), as_json=as_json))
+_WISHES = {
+    "cancel": "Cancel an execution: running steps may end within a grace, and what it started is cancelled too.",
+    "terminate": "End an execution at once: whether its running steps took effect stays unknown.",
+    "pause": "Let no further step of an execution start; its timeouts stand still.",
+    "resume": "Let a paused execution go on.",
+    "step": "Let exactly one step of a paused execution start.",
+}
+"""What is asked for by a reason alone."""
 
 
-@controls.command(epilog=example("stepstream executions terminate last"))
-def terminate(
-    execution: Execution,
-    reason: Reason = None,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """End an execution at once: whether its running steps took effect stays unknown."""
-    from app.cli import asking as work
+def _add_wish(wish: str, what_it_does: str) -> None:
+    @controls.command(
+        wish, help=what_it_does, epilog=example(f"stepstream executions {wish} last --reason 'wrong input'")
+    )
+    def ask(
+        execution: Execution,
+        reason: Reason = None,
+        as_json: AsJson = False,
+        server: Server = None,
+        token: Token = None,
+        data_dir: DataDir = None,
+    ) -> None:
+        from app.cli import asking as work
 
-    raise typer.Exit(work.ask("terminate", execution, reason, Access(server, token, data_dir), as_json=as_json))
-
-
-@controls.command(epilog=example("stepstream executions pause last"))
-def pause(
-    execution: Execution,
-    reason: Reason = None,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Let no further step of an execution start; its timeouts stand still."""
-    from app.cli import asking as work
-
-    raise typer.Exit(work.ask("pause", execution, reason, Access(server, token, data_dir), as_json=as_json))
+        raise typer.Exit(work.ask(wish, execution, reason, Access(server, token, data_dir), as_json=as_json))
 
 
-@controls.command(epilog=example("stepstream executions resume last"))
-def resume(
-    execution: Execution,
-    reason: Reason = None,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Let a paused execution go on."""
-    from app.cli import asking as work
-
-    raise typer.Exit(work.ask("resume", execution, reason, Access(server, token, data_dir), as_json=as_json))
-
-
-@controls.command(epilog=example("stepstream executions step last"))
-def step(
-    execution: Execution,
-    reason: Reason = None,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Let exactly one step of a paused execution start."""
-    from app.cli import asking as work
-
-    raise typer.Exit(work.ask("step", execution, reason, Access(server, token, data_dir), as_json=as_json))
+for _wish, _what_it_does in _WISHES.items():
+    _add_wish(_wish, _what_it_does)
 
 
 @controls.command(epilog=example("stepstream executions signal last paid --payload '{\"amount\": 120}'"))
