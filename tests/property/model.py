@@ -120,9 +120,10 @@ class Record:
 
 
 class Process:
-    """One execution and whoever owns it; `launched` are the attempts that really began, by path.
+    """One execution and whoever owns it. `merged` is how many steps one transition changes before the next one begins.
 
-    `merged` is how many steps one transition changes at most before the next one begins.
+    By path: `launched` are the attempts that really began, `saw` what each looked at, `parked` when a wait may run out,
+    in seconds of the run's time. `marks` are words for what `tests.property.reach` cannot tell from the record.
     """
 
     def __init__(self, workflow: CompiledWorkflow, control: Any = None, merged: int = 500) -> None:

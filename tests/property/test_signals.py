@@ -9,6 +9,7 @@ What a wait may get is told by the record alone: the signals sent so far that no
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,8 @@ from app.domain.waits import SignalWait
 from tests.property.invariants import facts
 from tests.property.model import Process
 from tests.property.workflows import SIGNALS, Types
+
+pytestmark = pytest.mark.timeout(600)  # a failing example is made smaller for minutes before it is shown
 
 Action: TypeAlias = tuple[Any, ...]
 

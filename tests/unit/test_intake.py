@@ -65,6 +65,12 @@ def test_a_run_that_times_out_is_not_cancelled_any_more() -> None:
     assert run.ended_as == "execution_timed_out"
 
 
+def test_a_run_that_is_being_stopped_is_not_paused() -> None:
+    run = Run({"id": "a"}).cancel().pause()
+    assert not run.snapshot.control.held
+    assert run.abort("a").status == "CANCELLED"
+
+
 def test_resume_and_step_of_a_run_that_is_not_held_change_nothing() -> None:
     run = Run({"id": "a"}, {"id": "b", "needs": ["a"]}).resume().step().succeed("a")
     assert run.running == ["b"]

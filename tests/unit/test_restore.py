@@ -112,6 +112,7 @@ def test_attempts_under_way_have_lost_their_worker() -> None:
     assert snapshot.steps["a"].outcome == snapshot.maps["map"].active[0].outcome == Lost()
     run = begun(workflow, claim(*rows))
     assert [(start, run.snapshot.state(start).attempt) for start in run.started] == [("a", 2), ("map[0]", 2)]
+    assert run.snapshot.steps["a"].failures == 0, "what was lost did not fail"
 
 
 def test_what_items_have_used_counts_for_their_step() -> None:
