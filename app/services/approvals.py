@@ -5,7 +5,7 @@ owner has taken it in. So whether it is decided is read from the decisions, and 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +25,7 @@ from app.domain.jsontext import JSON, decode, encode
 from app.domain.mail import MailKind
 from app.domain.schemas import UnsupportedSchema, compile_schema, schema_problems
 from app.services.audit import Audit
+from app.services.payloads import may_read
 
 MAX_COMMENT = 2_000
 PENDING = "PENDING"
@@ -81,12 +82,13 @@ class Approvals:
                 before=before,
                 limit=limit,
             )
-            return await _with_decisions(connection, caller, rows)
+            found = await _with_decisions(connection, caller, rows)
+        return [_shown(caller, approval) for approval in found]
 
     async def get(self, caller: Caller, approval_id: str) -> Approval:
         """One approval; raises NotFound."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            return await _found(connection, caller, approval_id)
+            return _shown(caller, await _found(connection, caller, approval_id))
 
     async def decide(
         self, caller: Caller, approval_id: str, decision: Decision, comment: str | None, data: JSON
@@ -103,14 +105,14 @@ class Approvals:
             _demand_decider(caller, _deciders(approval.row))
             for earlier in approval.decisions:
                 if earlier.user_id == caller.user_id:
-                    return _repeated(approval, earlier, (decision, said, data))
+                    return _shown(caller, _repeated(approval, earlier, (decision, said, data)))
             if approval.row["status"] != PENDING or approval.verdict is not None:
                 state = approval.verdict or approval.row["status"].lower()
                 raise Conflict(f"The approval is {state} already", code="approval_decided")
             if decision == "approve":
                 _demand_fit(approval.row["form"], data)
             await self._record(connection, caller, approval.row, decision, said, data)
-            return await _found(connection, caller, approval_id)
+            return _shown(caller, await _found(connection, caller, approval_id))
 
     async def _record(
         self,
@@ -153,6 +155,14 @@ async def _with_decisions(connection: AsyncConnection, caller: Caller, rows: Seq
         for row in rows
         for found in [made.get(row["id"], [])]
     ]
+
+
+def _shown(caller: Caller, approval: Approval) -> Approval:
+    """What others filled in is a payload; what is to be approved is told to whoever reads of it."""
+    if may_read(caller):
+        return approval
+    decisions = [made if made.user_id == caller.user_id else replace(made, data=None) for made in approval.decisions]
+    return replace(approval, decisions=decisions)
 
 
 def _decided(letter: Row) -> Decided:

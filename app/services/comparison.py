@@ -99,11 +99,13 @@ async def read_both(
     return found
 
 
-def differences(found: Comparison) -> RunDiff:
-    """Pure, and up to a second of work for runs with much that differs."""
+def differences(found: Comparison, *, payloads: bool) -> RunDiff:
+    """Pure, and up to a second of work for runs with much that differs; without `payloads` they are said to differ."""
     maker = PatchMaker()
     left, right = found.left, found.right
     definition = None if found.definitions is None else maker.between(*found.definitions)
+    if not payloads:
+        maker.bytes_left = 0
     input_patch = maker.between(left["input_data"], right["input_data"])
     steps = [_step(found, pair, maker) for pair in found.pairs]
     return RunDiff(

@@ -28,6 +28,7 @@ from app.domain.states import ExecutionStatus, StepStatus
 from app.engine.definitions import Definitions
 from app.services.audit import Audit
 from app.services.executions import find_execution, unknown_steps
+from app.services.payloads import shown
 
 WISHES = frozenset({MailKind.CANCEL, MailKind.TERMINATE, MailKind.PAUSE, MailKind.RESUME, MailKind.STEP})
 """What is asked for by a reason alone."""
@@ -62,7 +63,7 @@ class Control:
             if wish is MailKind.STEP and row["status"] != ExecutionStatus.PAUSED:
                 raise Conflict(f"Only a PAUSED execution goes on step by step, and this one is {row['status']}")
             await self._send(connection, caller, execution_id, wish, payload, {"reason": said})
-        return row
+        return shown(caller, row)
 
     async def signal(
         self, caller: Caller, execution_id: str, name: str, payload: JSON, dedupe_key: str | None
@@ -100,7 +101,7 @@ class Control:
         async with self._tenancy.transaction(caller.org_id) as connection:
             row = await _running(connection, caller, execution_id)
             await self._send(connection, caller, execution_id, MailKind.BREAKPOINTS, {"steps": wanted})
-        return row
+        return shown(caller, row)
 
     async def edit_output(
         self, caller: Caller, execution_id: str, step_id: str, output: JSON, reason: str | None
@@ -122,7 +123,7 @@ class Control:
             said = clean_reason(reason)
             details: dict[str, JSON] = {"step_id": step_id, "reason": said}
             await self._send(connection, caller, execution_id, MailKind.EDIT, payload, details)
-        return row
+        return shown(caller, row)
 
     async def set_budget(self, caller: Caller, execution_id: str, budget: Budget, reason: str | None) -> Row:
         """Set limits of what the execution may use; those not given stay. Going on after a pause is asked for apart."""
@@ -134,7 +135,7 @@ class Control:
         async with self._tenancy.transaction(caller.org_id) as connection:
             row = await _running(connection, caller, execution_id)
             await self._send(connection, caller, execution_id, MailKind.BUDGET, limits, {**limits, "reason": said})
-        return row
+        return shown(caller, row)
 
     async def _workflow(self, caller: Caller, execution_id: str) -> CompiledWorkflow:
         async with self._tenancy.transaction(caller.org_id) as connection:

@@ -24,6 +24,7 @@ from app.domain.states import ExecutionStatus
 from app.engine.definitions import Definitions, invalid
 from app.engine.ports import Accepted, AlreadyAccepted, NewExecution, Recorder
 from app.engine.transition import queued_event_data
+from app.services.payloads import all_shown, shown
 
 FURTHEST_START = timedelta(days=366)
 NO_SUCH_EXECUTION = "There is no such execution"
@@ -147,7 +148,9 @@ class Executions:
             case Accepted(created_at):
                 metrics.executions_started.inc()
                 self._nudge()
-                return Started(_accepted_row(new, created_at, request.labels), replayed=False)
+                row = _accepted_row(new, created_at, request.labels)
+                # Who sent the input sees it again; that of a retry or a replay is another's.
+                return Started(row if request.origin is None else shown(caller, row), replayed=False)
             case AlreadyAccepted() as earlier:
                 return await self._replay(caller, request, earlier)
 
@@ -176,7 +179,7 @@ class Executions:
     async def get(self, caller: Caller, execution_id: str) -> dict[str, Any]:
         """One execution; raises NotFound."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            return dict(await find_execution(connection, caller.org_id, execution_id))
+            return dict(shown(caller, await find_execution(connection, caller.org_id, execution_id)))
 
     async def detail(self, caller: Caller, execution_id: str) -> ExecutionDetail:
         """One execution with its steps and attempts; raises NotFound."""
@@ -184,7 +187,8 @@ class Executions:
             row = await find_execution(connection, caller.org_id, execution_id)
             steps = await queries.steps_of(connection, caller.org_id, execution_id)
             attempts = await queries.attempts_of(connection, caller.org_id, execution_id)
-        return ExecutionDetail(row, steps, attempts, await self.workflow_of(row), _may_trace(caller))
+        workflow = await self.workflow_of(row)
+        return ExecutionDetail(shown(caller, row), all_shown(caller, steps), attempts, workflow, _may_trace(caller))
 
     async def step(self, caller: Caller, execution_id: str, path: str) -> ExecutionDetail:
         """One step, or one item (`map[3]`), with its attempts; no steps if it has no record. Raises NotFound."""
@@ -192,8 +196,9 @@ class Executions:
             row = await find_execution(connection, caller.org_id, execution_id)
             found = await queries.step_of(connection, caller.org_id, execution_id, path)
             attempts = await queries.attempts_of(connection, caller.org_id, execution_id, [path])
-        steps = [] if found is None else [found]
-        return ExecutionDetail(row, steps, attempts, await self.workflow_of(row), _may_trace(caller))
+        steps = [] if found is None else [shown(caller, found)]
+        workflow = await self.workflow_of(row)
+        return ExecutionDetail(shown(caller, row), steps, attempts, workflow, _may_trace(caller))
 
     async def items(
         self,
@@ -217,7 +222,7 @@ class Executions:
             )
             paths = [item["path"] for item in items]
             attempts = await queries.attempts_of(connection, caller.org_id, execution_id, paths)
-        return StepRecords(items, attempts, _may_trace(caller))
+        return StepRecords(all_shown(caller, items), attempts, _may_trace(caller))
 
     async def workflow_of(self, row: Row) -> CompiledWorkflow | None:
         """The definition an execution runs, None if it cannot be read any more."""
@@ -226,7 +231,8 @@ class Executions:
     async def page(self, caller: Caller, wanted: ExecutionFilter, *, before: str | None, limit: int) -> Sequence[Row]:
         """The organisation's executions, the newest first."""
         async with self._tenancy.transaction(caller.org_id) as connection:
-            return await queries.page(connection, caller.org_id, wanted, before=before, limit=limit)
+            rows = await queries.page(connection, caller.org_id, wanted, before=before, limit=limit)
+        return all_shown(caller, rows)
 
     async def metrics(self, caller: Caller, wanted: ExecutionFilter) -> Sequence[Row]:
         """Counts, durations, tokens and cost by status."""

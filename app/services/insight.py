@@ -23,6 +23,7 @@ from app.domain.timeline import EVENT_TYPES, AttemptTimes, Moment, RunTimes, Spa
 from app.engine.definitions import Definitions
 from app.services.comparison import DiffSummary, ResultKeys, RunDiff, differences, read_both, summarize
 from app.services.executions import NO_SUCH_EXECUTION, ExecutionDetail
+from app.services.payloads import all_shown, may_read
 from app.services.run_facts import Limits, facts_of, read_situation
 
 
@@ -115,7 +116,7 @@ class Insight:
         async with self._tenancy.transaction(caller.org_id) as connection:
             one, other = await self._row(connection, caller, left), await self._row(connection, caller, right)
             found = await read_both(connection, caller.org_id, one, other, self._result_keys)
-        return await asyncio.to_thread(differences, found)
+        return await asyncio.to_thread(differences, found, payloads=may_read(caller))
 
     async def diff_with_last_success(self, caller: Caller, execution_id: str) -> RunDiff:
         """What is different from the last success before it; raises NotFound (`nothing_to_compare` if none)."""
@@ -128,7 +129,7 @@ class Insight:
                     code="nothing_to_compare",
                 )
             found = await read_both(connection, caller.org_id, success, row, self._result_keys)
-        return await asyncio.to_thread(differences, found)
+        return await asyncio.to_thread(differences, found, payloads=may_read(caller))
 
     async def outlook(self, caller: Caller, detail: ExecutionDetail) -> Outlook:
         """What the record of an execution does not say of itself, by other executions of its workflow."""
@@ -192,7 +193,8 @@ class Insight:
             )
             if not groups:
                 raise NotFound("No execution has failed with this fingerprint")
-            return FailureGroup(groups[0], await with_fingerprint(connection, caller.org_id, fingerprint))
+            newest = await with_fingerprint(connection, caller.org_id, fingerprint)
+        return FailureGroup(groups[0], all_shown(caller, newest))
 
     async def _row(self, connection: AsyncConnection, caller: Caller, execution_id: str) -> Row:
         row = await queries.state(connection, caller.org_id, execution_id)

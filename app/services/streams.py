@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from app.auth.principal import Caller
 from app.db.tenancy import Tenancy
 from app.domain.changes import Event
 from app.domain.states import ExecutionStatus
 from app.engine.ports import EventLog
 from app.services.executions import find_execution
+from app.services.payloads import events_shown
 from app.streaming.hub import Hub
 from app.streaming.session import follow
 from app.streaming.waiting import until_terminal
@@ -31,20 +33,20 @@ class Streams:
         return ExecutionStatus(row["status"])
 
     async def page(
-        self, org_id: str, execution_id: str, after: int, limit: int, step_id: str | None = None
+        self, caller: Caller, execution_id: str, after: int, limit: int, step_id: str | None = None
     ) -> Sequence[Event]:
         """Recorded events with seq > after, with `step_id` those of a step and its items; raises NotFound."""
-        await self.check(org_id, execution_id)
-        return await self._log.read(org_id, execution_id, after, limit, step_id)
+        await self.check(caller.org_id, execution_id)
+        return events_shown(caller, await self._log.read(caller.org_id, execution_id, after, limit, step_id))
 
     async def follow(
-        self, org_id: str, execution_id: str, after: int, status: ExecutionStatus
+        self, caller: Caller, execution_id: str, after: int, status: ExecutionStatus
     ) -> AsyncGenerator[Sequence[Event], None]:
         """Batches of events with seq > after, live, until the terminal one; `status` is what `check` answered."""
-        events = follow(self._hub, self._log, org_id, execution_id, after, ended=status.terminal)
+        events = follow(self._hub, self._log, caller.org_id, execution_id, after, ended=status.terminal)
         async with aclosing(events) as batches:
             async for batch in batches:
-                yield batch
+                yield events_shown(caller, batch)
 
     async def until_terminal(self, org_id: str, execution_id: str, seconds: float) -> bool:
         """Wait for the end of an execution; False if it did not come in time, or this process stops before."""

@@ -193,7 +193,7 @@ async def test_a_reader_that_stalls_is_closed_with_its_cursor(live, owner, clien
     status = await live.services.streams.check(caller.org_id, execution_id)
     reader = StalledReader()
     session = stream_session.StreamSession(reader, live.services, caller, execution_id, 2)
-    await session.run(live.services.streams.follow(caller.org_id, execution_id, 2, status))
+    await session.run(live.services.streams.follow(caller, execution_id, 2, status))
     assert json.loads(reader.sent[0])["seq"] == 3
     assert reader.closed == (4408, "reader too slow; resume after 3")
 

@@ -9,7 +9,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engines import api_engine
-from app.db.queries import approvals, control, executions, failures, insight
+from app.db.queries import approvals, comparison, control, executions, failures, insight
 from app.db.queries.approvals import DecidableBy
 from app.db.queries.executions import ExecutionFilter
 from app.db.queries.failures import FailureFilter
@@ -71,7 +71,7 @@ READS: dict[str, Any] = {
     "open approvals": lambda on: insight.undecided(on, ORG, RUN),
     "slots of a user": lambda on: insight.user_slots(on, ORG, USER),
     "slots of a key": lambda on: insight.key_slots(on, ORG, "key"),
-    "two runs": lambda on: insight.compared_steps(on, ORG, RUN, RUN, ["a"]),
+    "two runs": lambda on: comparison.compared_steps(on, ORG, RUN, RUN, ["a"]),
     "the timeline": lambda on: insight.timed_attempts(on, ORG, RUN),
     "a failure": lambda on: failures.failure_groups(on, ORG, FailureFilter(), before=None, limit=1, fingerprint="f500"),
     "failures alike": lambda on: failures.with_fingerprint(on, ORG, "f500"),

@@ -135,7 +135,7 @@ async def test_an_engine_that_is_idle_is_idle(database):
             return wire.sent.count(WITH_MAIL) >= 4
 
         await eventually(three_scans)
-        assert len(wire.sent) <= 4 * 6
+        assert len(wire.sent) <= 4 * 7
 
 
 async def test_nothing_is_left_when_an_engine_has_stopped(database):

@@ -65,7 +65,8 @@ async def diff_with_last_success(services: ServicesDep, caller: CanRead, executi
 async def diff_executions(services: ServicesDep, caller: CanRead, execution_id: str, other: str) -> Response:
     """Left is `execution_id`, right is `other`; they need not be of one workflow.
 
-    Large payloads are only said to differ, and long patches are cut: `cut` names them.
+    Large payloads, and all of them without the permission `payloads.read`, are only said to differ, and long patches
+    are cut: `cut` names them.
     """
     return Json(diff_view(await services.insight.diff(caller, execution_id, other)), headers=NO_STORE)
 

@@ -61,7 +61,7 @@ async def list_events(
     """Every event once, in order, without gap. Late or reconnecting readers miss nothing: resume from the last seq."""
     if EVENT_STREAM in request.headers.get("accept", ""):
         return await _live(services, caller, execution_id, _cursor(after, last_event_id))
-    found = await services.streams.page(caller.org_id, execution_id, after or 0, limit + 1)
+    found = await services.streams.page(caller, execution_id, after or 0, limit + 1)
     shown = found[:limit]
     last_seq = shown[-1].seq if shown else (after or 0)
     data = [envelope(execution_id, event) for event in shown]
@@ -96,7 +96,7 @@ async def list_logs(
     row = await services.executions.get(caller, execution_id)
     workflow = await services.executions.workflow_of(row)
     name, order = (workflow.definition.name, workflow.order) if workflow else (row["workflow_id"], [])
-    found = await services.streams.page(caller.org_id, execution_id, after, limit + 1, step_id)
+    found = await services.streams.page(caller, execution_id, after, limit + 1, step_id)
     shown = found[:limit]
     lines = [(event, line) for event in shown for line in log_lines(event, name, order)]
     if PLAIN in request.headers.get("accept", ""):
@@ -119,9 +119,9 @@ async def list_logs(
 async def _live(services: Services, caller: Caller, execution_id: str, after: int) -> Response:
     streams = services.streams
     status = await streams.check(caller.org_id, execution_id)
-    if status.terminal and not await streams.page(caller.org_id, execution_id, after, 1):
+    if status.terminal and not await streams.page(caller, execution_id, after, 1):
         return Response(status_code=204)
-    batches = paced(streams.follow(caller.org_id, execution_id, after, status), PING_SECONDS, streams.draining)
+    batches = paced(streams.follow(caller, execution_id, after, status), PING_SECONDS, streams.draining)
     headers = NO_STORE | {"X-Accel-Buffering": "no"}
     return StreamingResponse(_sse(execution_id, batches), media_type=EVENT_STREAM, headers=headers)
 
@@ -170,7 +170,7 @@ async def _serve(websocket: WebSocket, execution_id: str) -> None:
         await websocket.send_denial_response(domain_problem(_as_request(websocket), error))
         return
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-    batches = services.streams.follow(caller.org_id, execution_id, after, status)
+    batches = services.streams.follow(caller, execution_id, after, status)
     await StreamSession(websocket, services, caller, execution_id, after).run(batches)
 
 

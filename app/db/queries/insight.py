@@ -69,7 +69,13 @@ async def undecided(connection: AsyncConnection, org_id: str, execution_id: str)
     """Approvals that are not decided yet, and how many people have approved: one rejection would have decided."""
     approved = (
         select(func.count())
-        .where(inbox.c.execution_id == execution_id, inbox.c.kind == "decision", inbox.c.topic == approvals.c.id)
+        .where(
+            inbox.c.org_id == org_id,
+            inbox.c.execution_id == execution_id,
+            inbox.c.kind == MailKind.DECISION.value,
+            inbox.c.topic == approvals.c.id,
+            inbox.c.dedupe_key.is_not(None),  # which all of them have, and by which they are found
+        )
         .scalar_subquery()
     )
     named = (approvals.c.id, approvals.c.path, approvals.c.title, approvals.c.deadline_at, approvals.c.quorum)

@@ -30,7 +30,7 @@ class Decide(BaseModel):
 
 
 class DecisionMade(BaseModel):
-    """One person's decision."""
+    """One person's decision. `data` of others is null without the permission `payloads.read`."""
 
     decision: Literal["approve", "reject"]
     comment: str | None

@@ -28,7 +28,10 @@ class Attempt(BaseModel):
 
 
 class Step(BaseModel):
-    """One step of a run, PENDING if it has not been reached."""
+    """One step of a run, PENDING if it has not been reached.
+
+    Without the permission `payloads.read`, `input`, `output` and `awaits` are null.
+    """
 
     id: str
     step_number: int

@@ -74,7 +74,10 @@ class StartExecution(StartOptions):
 
 
 class Execution(BaseModel):
-    """The record of one run. `output` is null until it completes, `error` unless it failed."""
+    """The record of one run. `output` is null until it completes, `error` unless it failed.
+
+    Without the permission `payloads.read`, `input_data` and `output` are null and `agent_results` is empty.
+    """
 
     id: str
     workflow_id: str

@@ -92,7 +92,7 @@ class DiffOut(BaseModel):
     cost_delta: float
     tokens_delta: int
     cut: list[str] = Field(
-        description="JSON pointers to patches of this answer that are not the whole difference: it is too large."
+        description="JSON pointers to patches of this answer that are cut: the difference is too large, or not for you."
     )
 
 
