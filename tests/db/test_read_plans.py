@@ -71,7 +71,7 @@ READS: dict[str, Any] = {
     "open approvals": lambda on: insight.undecided(on, ORG, RUN),
     "slots of a user": lambda on: insight.user_slots(on, ORG, USER),
     "slots of a key": lambda on: insight.key_slots(on, ORG, "key"),
-    "two runs": lambda on: comparison.compared_steps(on, ORG, RUN, RUN, ["a"]),
+    "two runs": lambda on: comparison.compared_steps(on, ORG, RUN, RUN, ["a"], {"log": ["message"]}),
     "the timeline": lambda on: insight.timed_attempts(on, ORG, RUN),
     "a failure": lambda on: failures.failure_groups(on, ORG, FailureFilter(), before=None, limit=1, fingerprint="f500"),
     "failures alike": lambda on: failures.with_fingerprint(on, ORG, "f500"),
