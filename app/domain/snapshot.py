@@ -245,6 +245,11 @@ class Snapshot:
                     yield item_path(step_id, index), item
 
     @property
+    def awaits_letters(self) -> bool:
+        """Whether a letter could settle something."""
+        return self.control.gate is not None or any(state.awaited is not None for _, state in self.unsettled())
+
+    @property
     def running(self) -> list[str]:
         """Paths with an attempt under way."""
         return [path for path, step in self.unsettled() if step.status is StepStatus.RUNNING]

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from app import clock
 from tests.database import Database
-from tests.engine.harness import engine, save_workflow
+from tests.engine.harness import ORG, engine, eventually, save_workflow
 from tests.engine.kit import Gate, returning
 
 END = {"id": "end", "type": "end", "needs": ["wait"], "with": {"output": "${{ steps.wait.output }}"}}
@@ -70,6 +71,22 @@ async def test_a_signal_that_does_not_come_fails_the_step_or_takes_its_port(data
         late = {"id": "late", "type": "end", "needs": ["wait.timed_out"], "with": {"output": "late"}}
         row = await running.run(wait(signal="never", timeout="50ms", on_timeout="continue"), late)
         assert (row["status"], row["output"]) == ("COMPLETED", '"late"')
+
+
+async def test_a_signal_sent_in_time_counts_though_nobody_rang(database: Database) -> None:
+    async with engine(database) as running:
+        await running.orchestrator._postman.stop()
+        execution_id = await running.submit(wait(signal="go", timeout="300ms"))
+
+        async def waits() -> list[dict[str, Any]]:
+            return await running.events(execution_id, "step_waiting")
+
+        await eventually(waits)
+        await database.execute(
+            "INSERT INTO execution_inbox (id, org_id, execution_id, kind, topic, payload) "
+            "VALUES ($1, $2, $3, 'signal', 'go', '1')", clock.new_id("mail"), ORG, execution_id,
+        )  # fmt: skip
+        assert (await running.finish(execution_id))["status"] == "COMPLETED"
 
 
 async def test_a_wait_outlives_its_process_and_hears_what_came_meanwhile(database: Database) -> None:
