@@ -1,6 +1,7 @@
 """An engine in a process of its own, to be stopped and killed: `python -m tests.engine.worker <database> <url> <sink>`.
 
 It says `ready` once it claims. Its step types: `sink` leaves a line; `hang` and `hang_once` leave one and never end;
+`count`, `item` and `item_once` leave one and end with their `n` or `value`;
 `visit` stays with the hall at a port (the last argument) until it is shown out. Before that: how many a user may run.
 """
 
@@ -28,6 +29,14 @@ async def hang(context: Any, config: Any) -> Done:
     return Done()
 
 
+async def echo(context: StepContext, config: Mapping[str, Any]) -> Done:
+    return Done(config["value"])
+
+
+async def counted(context: StepContext, config: Mapping[str, Any]) -> Done:
+    return Done(config["n"])
+
+
 def visit(port: int) -> Step:
     async def run(context: StepContext, config: Mapping[str, Any]) -> Done:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -48,6 +57,9 @@ async def main(name: str, admin_url: str, path: str, lease_ttl: str, of_a_user: 
         "hang": sink.step(then=hang),
         "hang_once": sink.step(Effect.ONCE, then=hang),
         "visit": visit(int(port)),
+        "count": sink.fast(counted),
+        "item": sink.fast(echo),
+        "item_once": sink.fast(echo, Effect.ONCE),
     }
     database = Database(name, admin_url, None)  # type: ignore[arg-type]
     async with engine(database, types=types, lease_ttl=float(lease_ttl), max_running_per_user=int(of_a_user)):
