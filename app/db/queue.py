@@ -43,13 +43,16 @@ SELECT id, execution_id, kind, payload, user_id, topic, created_at, false AS tak
 UNION ALL
 SELECT id, execution_id, kind, payload, user_id, topic, created_at, true FROM execution_inbox
  WHERE execution_id = ANY($1::text[]) AND applied_at IS NOT NULL AND topic IS NOT NULL AND consumed_by IS NULL
- ORDER BY id"""
-"""What is unread, and letters that were read but not yet used."""
+ ORDER BY created_at, id"""
+"""What is unread, and letters that were read but not yet used, in the order of sending: that of the database's clock.
+
+Ids bear the time of their sender's host, and those of two hosts may differ.
+"""
 
 UNREAD = """
 SELECT id, execution_id, kind, payload, user_id, topic, created_at, false AS taken FROM execution_inbox
  WHERE execution_id = ANY($1::text[]) AND applied_at IS NULL
- ORDER BY id"""
+ ORDER BY created_at, id"""
 
 WITH_MAIL = """
 SELECT DISTINCT i.execution_id FROM execution_inbox i JOIN executions e ON e.id = i.execution_id

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -90,6 +91,7 @@ class AttemptContext:
         attempt: int,
         idempotency_key: str,
         rules: OutputRules,
+        now: Callable[[], datetime],
         say: Say,
         start_child: StartChild,
     ) -> None:
@@ -102,6 +104,7 @@ class AttemptContext:
         self.usage = NO_USAGE
         self._meter = threading.Lock()
         self._rules = rules
+        self._now = now
         self._say = say
         self._start_child = start_child
         self._loop = asyncio.get_running_loop()
@@ -110,6 +113,9 @@ class AttemptContext:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_progress = 0.0
         self._closed = False
+
+    def now(self) -> datetime:
+        return self._now()
 
     def new_id(self, kind: str) -> str:
         return clock.new_id(kind)

@@ -309,6 +309,7 @@ class Driver:
             attempt=state.attempt,
             idempotency_key=idempotency_key(self._claim.root_id, start.path, state.iteration, start.config_text),
             rules=self._ports.rules,
+            now=self._clock.now,
             say=self._say,
             start_child=partial(self._start_child, start.path, turn),
         )

@@ -1,6 +1,7 @@
 """The contract between the engine and a step type: what it is given, what it may do, how it ends."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Protocol
 
 from app.domain.errors import Problem
@@ -32,6 +33,9 @@ class StepContext(Protocol):
     @property
     def cancelled(self) -> bool:
         """True once the run is being stopped; long loops in threads look at it."""
+
+    def now(self) -> datetime:
+        """The time of the record, which is the database's: that of the host may jump."""
 
     def new_id(self, kind: str) -> str:
         """A new id of this kind, such as `appr`."""

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from app import clock
 from app.domain.definition import Document
 from app.domain.durations import LONGEST, Duration
 from app.domain.errors import Problem, StepError
 from app.domain.expressions import is_template
 from app.domain.steps import Done, Effect, Sleep, StepSpec
-from app.steps.base import NAME_PATTERN, ONE_ATTEMPT, PureStep, invalid_config, message_text, pointer
+from app.engine.step_types import StepContext
+from app.steps.base import NAME_PATTERN, ONE_ATTEMPT, PureStep, TypedStep, invalid_config, message_text, pointer
 
 PortName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -144,7 +144,7 @@ class DelayConfig(Document):
         return value
 
 
-class DelayStep(PureStep[DelayConfig]):
+class DelayStep(TypedStep[DelayConfig]):
     """Waits for a time or until a moment, at most 366 days; nothing is held while it waits."""
 
     config_model = DelayConfig
@@ -165,10 +165,10 @@ class DelayStep(PureStep[DelayConfig]):
         timeout=30.0,
     )
 
-    def outcome(self, config: DelayConfig) -> Sleep:
+    async def perform(self, context: StepContext, config: DelayConfig) -> Sleep:
         seconds = config.duration or 0.0
         if config.until is not None:
-            seconds = max(0.0, (config.until - clock.now()).total_seconds())
+            seconds = max(0.0, (config.until - context.now()).total_seconds())
         if seconds > LONGEST:
             raise invalid_config("A delay is at most 366 days")
         return Sleep(seconds, {"seconds": round(seconds, 3)})

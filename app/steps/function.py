@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeAlias
@@ -186,6 +187,9 @@ class ThreadContext:
     @property
     def cancelled(self) -> bool:
         return self._context.cancelled
+
+    def now(self) -> datetime:
+        return self._context.now()
 
     def new_id(self, kind: str) -> str:
         return self._context.new_id(kind)

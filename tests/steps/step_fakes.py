@@ -5,11 +5,13 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
 
+from app import clock
 from app.domain.errors import StepError
 from app.domain.jsontext import JSON
 from app.settings import Settings
@@ -38,6 +40,9 @@ class SpyContext:
     def spend(self, *, tokens: int = 0, cost: float = 0.0) -> None:
         self.tokens += tokens
         self.cost += cost
+
+    def now(self) -> datetime:
+        return clock.now()
 
     def log(self, message: str, level: str = "info") -> None:
         self.said.append(("log", level, message))

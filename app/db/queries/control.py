@@ -30,10 +30,7 @@ _BULK = text(
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """Mail to one execution; `payload` is JSON text. `dedupe_key` is unique among its mail of this kind.
-
-    Ids begin alike whatever the kind: mail is read in their order, which is that of sending.
-    """
+    """Mail to one execution; `payload` is JSON text. `dedupe_key` is unique among its mail of this kind."""
 
     id: str
     execution_id: str
@@ -133,7 +130,7 @@ async def decisions(connection: AsyncConnection, org_id: str, approvals: Sequenc
             inbox.c.dedupe_key.is_not(None),  # every decision has one, and the index holds what has one
             inbox.c.topic.in_({row["id"] for row in approvals}),
         )
-        .order_by(inbox.c.id)
+        .order_by(inbox.c.created_at, inbox.c.id)
     )
     return await fetch_rows(connection, query)
 
