@@ -31,7 +31,15 @@ def jitter() -> float:
 
 def new_id(prefix: str) -> str:
     """A fresh sortable id such as `exec_01k…`: prefix, underscore, UUIDv7 in Crockford base32 (26 characters)."""
-    value = uuid_utils.uuid7().int
+    return _id(prefix, uuid_utils.uuid7().int)
+
+
+def least_id(prefix: str, moment: datetime) -> str:
+    """What no id made at a time or later sorts before."""
+    return _id(prefix, int(moment.timestamp() * 1000) << 80)
+
+
+def _id(prefix: str, value: int) -> str:
     digits = [_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5)]
     return f"{prefix}_{''.join(digits)}"
 

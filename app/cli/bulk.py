@@ -50,8 +50,7 @@ def bulk(wanted: Bulk, access: Access, *, as_json: bool) -> int:
         console.print(f"{_executions(count, 'match')}.")
         if not wanted.yes:
             _demand_consent(console, f"{wanted.action.capitalize()} {_executions(count)}?")
-        # A retry that was done would change the count, and a repeated request be refused for it.
-        done = await client.post(_PATH, {**body, "expected_count": count}, repeatable=False)
+        done = await client.post(_PATH, {**body, "expected_count": count}, repeatable=True)
         _show(done, as_json=as_json)
         return 1 if done["failures"] else 0
 

@@ -1,5 +1,6 @@
 """What people ask of executions under way is mail with an audit row, and refused with a reason where it cannot be."""
 
+import asyncio
 import json
 from datetime import timedelta, timezone
 
@@ -263,6 +264,42 @@ async def test_a_bulk_filter_narrows_by_all_it_is_given(client, database, workfl
     }
     assert (await in_bulk(client, "resume", filter=chosen)).json()["execution_ids"] == [wanted]
     assert (await in_bulk(client, "resume", filter={"ids": []})).json()["matched"] == 0
+
+
+async def test_a_bulk_retry_whose_answer_got_lost_is_asked_for_again_and_made_once(client, database):
+    failing = {"name": "Failing", "steps": [{"id": "a", "type": "fail", "with": {"message": "no"}}]}
+    workflow = await create(client, failing)
+    ids = [await add_execution(database, workflow, "FAILED") for _ in range(3)]
+    body = {"action": "retry", "filter": {"workflow_id": workflow["id"]}, "expected_count": 3}
+    key = {"Idempotency-Key": "night-shift"}
+    first = await client.post(f"{PATH}/bulk", json=body, headers=key)
+    assert (first.json()["applied"], "idempotency-replayed" in first.headers) == (3, False), first.text
+    for new_id in first.json()["new_execution_ids"]:  # which fail again meanwhile, and match like the first ones
+        ended = await client.get(f"{PATH}/{new_id}", headers={"Prefer": "wait=20"})
+        assert ended.json()["status"] == "FAILED"
+    again = await client.post(f"{PATH}/bulk", json=body, headers=key)
+    assert (again.json(), again.headers["idempotency-replayed"]) == (first.json(), "true")
+    made = "SELECT count(*) FROM executions WHERE retry_of = ANY($1::text[])"
+    assert await database.fetchval(made, ids + first.json()["new_execution_ids"]) == 3
+    other = await client.post(f"{PATH}/bulk", json=body | {"expected_count": 2}, headers=key)
+    refused(other, 422, "idempotency_key_reused")
+    refused(
+        await client.post(f"{PATH}/bulk", json=body, headers={"Idempotency-Key": ""}), 400, "invalid_idempotency_key"
+    )
+
+
+async def test_a_bulk_wish_with_a_key_is_sent_once_however_often_it_is_asked(client, other_client, database, workflow):
+    execution_id = await add_execution(database, workflow, "WAITING")
+    body = {"action": "pause", "filter": {"ids": [execution_id]}}
+    key = {"Idempotency-Key": "k"}
+    preview = await client.post(f"{PATH}/bulk", json=body | {"dry_run": True}, headers=key)
+    answers = await asyncio.gather(*(client.post(f"{PATH}/bulk", json=body, headers=key) for _ in range(4)))
+    assert {answer.json()["applied"] for answer in answers} == {1}
+    assert [answer.headers.get("idempotency-replayed") for answer in answers].count("true") == 3
+    assert len(await mail_of(database, execution_id)) == 1
+    assert preview.json()["applied"] == 0
+    elsewhere = await other_client.post(f"{PATH}/bulk", json=body, headers=key)
+    assert (elsewhere.json()["matched"], "idempotency-replayed" in elsewhere.headers) == (0, False)
 
 
 async def test_lists_and_bulk_wishes_narrow_alike_by_failure_ids_and_kin(client, database, workflow, other_client):

@@ -3,13 +3,14 @@
 from typing import Annotated
 
 from fastapi import Body, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import routing
 from app.api.deps import Require, ServicesDep, demand
 from app.api.responses import Json
 from app.api.routing import problems
-from app.api.v1.executions import execution_status
+from app.api.v1.executions import IdempotencyKey, execution_status, idempotency_key
 from app.api.v1.schemas.control import (
     BulkAnswer,
     BulkFilter,
@@ -206,9 +207,12 @@ async def set_budget(
     operation_id="controlExecutions",
     summary="Ask the same of many executions",
     response_model=BulkAnswer,
-    responses=problems("count_changed", "too_many_matches", *_BODY),
+    responses=problems(
+        "count_changed", "too_many_matches", "invalid_idempotency_key", "idempotency_key_reused", *_BODY
+    ),
 )
 async def control_executions(
+    request: Request,
     services: ServicesDep,
     caller: CanControl,
     body: Annotated[
@@ -226,13 +230,22 @@ async def control_executions(
             }
         ),
     ],
+    _key: IdempotencyKey = None,
 ) -> Response:
     """Of those that match, it is asked of the ones under way; `retry` takes those that failed or were cancelled and
     were not retried yet, and makes a new execution of each (which needs `executions.execute` too). At most 10,000."""
     if body.action == "retry":
         await demand(caller, Permission.EXECUTIONS_EXECUTE, services)
-    wanted = Bulk(body.action, _filter(body.filter), body.reason, body.dry_run, body.expected_count)
-    return Json(bulk_view(await services.bulk.apply(caller, wanted)))
+    wanted = Bulk(
+        action=body.action,
+        wanted=_filter(body.filter),
+        reason=body.reason,
+        dry_run=body.dry_run,
+        expected_count=body.expected_count,
+        idempotency_key=idempotency_key(request),
+    )
+    done = await services.bulk.apply(caller, wanted)
+    return Json(bulk_view(done), headers={"Idempotency-Replayed": "true"} if done.replayed else {})
 
 
 async def _ask(

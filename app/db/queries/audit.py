@@ -15,6 +15,15 @@ async def add(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
     await connection.execute(insert(table), rows)
 
 
+async def newest(
+    connection: AsyncConnection, org_id: str, resource_type: str, resource_id: str, *, after: str
+) -> RowMapping | None:
+    """The newest row about a resource with id > `after`: rows are found by id alone, so it is not far back."""
+    about = (table.c.resource_type == resource_type, table.c.resource_id == resource_id)
+    query = select(table).where(table.c.org_id == org_id, table.c.id > after, *about).order_by(table.c.id.desc())
+    return (await connection.execute(query.limit(1))).mappings().first()
+
+
 async def page(
     connection: AsyncConnection,
     org_id: str,

@@ -101,6 +101,11 @@ async def send_to_all(
     return sent
 
 
+async def lock(connection: AsyncConnection, name: str) -> None:
+    """Let one transaction at a time go on that names this, until it ends."""
+    await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
 async def running(connection: AsyncConnection, org_id: str, wanted: ExecutionFilter, limit: int) -> Sequence[str]:
     """Ids of what matches and has not ended, the oldest first."""
     return await _ids(connection, org_id, wanted, table.c.status.not_in(TERMINAL), limit)
