@@ -78,6 +78,10 @@ REGISTRY: dict[str, ProblemType] = {
         already_exists=("It exists already", "Choose another id or name."),
         approval_decided=("The approval is decided already", "Read it again to see by whom."),
         already_decided_by_you=("You decided this already", "A decision is final; the same one again is accepted."),
+        too_many_signals=(
+            "Too many signals wait to be used",
+            "Signals are kept until a step uses them; send this one again when some have been used.",
+        ),
         count_changed=("Another number of executions matches by now", "Count again, look, and send the new count."),
     ),
     **_at(

@@ -30,6 +30,9 @@ from app.services.audit import Audit
 from app.services.executions import find_execution, unknown_steps
 from app.services.payloads import shown
 
+MAX_SIGNALS, MAX_SIGNAL_BYTES = 1_000, 8 << 20
+"""Signals that one execution keeps until a step uses them."""
+
 WISHES = frozenset({MailKind.CANCEL, MailKind.TERMINATE, MailKind.PAUSE, MailKind.RESUME, MailKind.STEP})
 """What is asked for by a reason alone."""
 
@@ -68,7 +71,10 @@ class Control:
     async def signal(
         self, caller: Caller, execution_id: str, name: str, payload: JSON, dedupe_key: str | None
     ) -> SentSignal:
-        """Leave a signal for a step that waits for it now or later. A dedupe key counts once for each name."""
+        """Leave a signal for a step that waits for it now or later. A dedupe key counts once for each name.
+
+        Raises Conflict (`too_many_signals`) while too many wait to be used.
+        """
         key = None if dedupe_key is None else f"{name}:{dedupe_key}"
         letter = Letter(
             id=clock.new_id("mail"),
@@ -84,6 +90,7 @@ class Control:
             if earlier := await self._earlier_signal(connection, caller, execution_id, key):
                 return SentSignal(earlier, execution_id, name, duplicate=True)
             _demand_running(row)
+            await _demand_room(connection, caller, execution_id, letter)
             if await inbox.send(connection, caller.org_id, letter) is None:
                 # Somebody else's insert of the same key was decided while ours waited for it.
                 earlier = await self._earlier_signal(connection, caller, execution_id, key)
@@ -169,6 +176,17 @@ async def _running(connection: AsyncConnection, caller: Caller, execution_id: st
     row = await find_execution(connection, caller.org_id, execution_id)
     _demand_running(row)
     return row
+
+
+async def _demand_room(connection: AsyncConnection, caller: Caller, execution_id: str, letter: Letter) -> None:
+    """Whoever takes the execution up has all signals in memory that no step has used."""
+    count, size = await inbox.kept_signals(connection, caller.org_id, execution_id)
+    if count >= MAX_SIGNALS or size + len(letter.payload) > MAX_SIGNAL_BYTES:
+        detail = (
+            f"{count} signals wait to be used by the execution, and {MAX_SIGNALS} or {MAX_SIGNAL_BYTES >> 20} MiB are "
+            "the most: none is taken until a step has used some"
+        )
+        raise Conflict(detail, code="too_many_signals")
 
 
 def _demand_running(row: Row) -> None:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from app.services import control
 from tests.api.control_calls import PATH, add_execution, audited, mail_of
 from tests.api.workflow_calls import create, refused
 
@@ -90,3 +91,25 @@ async def test_a_signal_that_makes_no_sense_is_refused(client, database, executi
 
 async def test_a_signal_to_nobody_is_a_404(client):
     refused(await send(client, "exec_nothing", name="go"), 404, "not_found")
+
+
+async def test_an_execution_keeps_so_many_signals_and_takes_more_when_some_are_used(
+    client, database, execution_id, monkeypatch
+):
+    """Whoever takes it up has all of them in memory."""
+    monkeypatch.setattr(control, "MAX_SIGNALS", 2)
+    for key in ("k1", "k2"):
+        assert (await send(client, execution_id, name="go", dedupe_key=key)).status_code == 202
+    await database.execute("UPDATE execution_inbox SET applied_at = now() WHERE dedupe_key = 'go:k1'")
+    refused(await send(client, execution_id, name="go"), 409, "too_many_signals")
+    assert (await send(client, execution_id, name="go", dedupe_key="k1")).json()["duplicate"]
+    assert len(await mail_of(database, execution_id)) == 2
+    await database.execute("UPDATE execution_inbox SET consumed_by = 'a' WHERE dedupe_key = 'go:k1'")
+    assert (await send(client, execution_id, name="go")).status_code == 202
+
+
+async def test_an_execution_keeps_so_many_bytes_of_signals(client, database, execution_id, monkeypatch):
+    monkeypatch.setattr(control, "MAX_SIGNAL_BYTES", 2_000)
+    assert (await send(client, execution_id, name="go", payload="x" * 1_500)).status_code == 202
+    refused(await send(client, execution_id, name="go", payload="x" * 600), 409, "too_many_signals")
+    assert (await send(client, execution_id, name="go", payload="x" * 300)).status_code == 202

@@ -62,6 +62,7 @@ READS: dict[str, Any] = {
         before=None, limit=51,
     ),
     "decisions": lambda on: control.decisions(on, ORG, [APPROVAL]),
+    "signals kept": lambda on: control.kept_signals(on, ORG, RUN),
     "a duplicate": lambda on: control.duplicate(on, ORG, RUN, MailKind.SIGNAL, "go:1"),
     "failures to retry": lambda on: control.repairable(on, ORG, ExecutionFilter(fingerprint="f500"), 10_001),
     "unread mail": lambda on: insight.unread_mail(on, ORG, RUN),

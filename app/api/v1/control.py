@@ -118,7 +118,7 @@ async def step_execution(services: ServicesDep, caller: CanControl, execution_id
     operation_id="signalExecution",
     summary="Send a signal to an execution",
     response_model=Signal,
-    responses=_ASKED,
+    responses=problems("not_found", "invalid_state", "too_many_signals", *_BODY),
 )
 async def signal_execution(
     services: ServicesDep,
@@ -136,7 +136,8 @@ async def signal_execution(
 ) -> Response:
     """Stored first and matched later: it may come before, at or after the moment a step waits for it.
 
-    With a `dedupe_key` repeating it is safe: the answer is then that of the first, with `duplicate` true.
+    With a `dedupe_key` repeating it is safe: the answer is then that of the first, with `duplicate` true. An execution
+    keeps at most 1,000 signals, and 8 MiB of them, that no step has used.
     """
     sent = await services.control.signal(caller, execution_id, body.name, body.payload, body.dedupe_key)
     return Json(signal_view(sent), 202)

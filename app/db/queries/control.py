@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, select, text, union_all
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -74,6 +74,19 @@ async def duplicate(
     )
     found: str | None = await connection.scalar(query)
     return found
+
+
+async def kept_signals(connection: AsyncConnection, org_id: str, execution_id: str) -> tuple[int, int]:
+    """How many signals wait in an inbox to be used, and the bytes of their payloads."""
+    own = inbox.c.org_id == org_id, inbox.c.execution_id == execution_id, inbox.c.kind == MailKind.SIGNAL.value
+    size = func.octet_length(inbox.c.payload).label("size")
+    read = inbox.c.applied_at.is_not(None), inbox.c.topic.is_not(None), inbox.c.consumed_by.is_(None)
+    waiting = union_all(select(size).where(*own, inbox.c.applied_at.is_(None)), select(size).where(*own, *read))
+    found = waiting.subquery()
+    row = (
+        await connection.execute(select(func.count(), func.coalesce(func.sum(found.c.size), 0)).select_from(found))
+    ).one()
+    return int(row[0]), int(row[1])
 
 
 async def send_to_all(
