@@ -19,6 +19,9 @@ from app.domain.steps import Effect
 NOT_SELECTED = "not_selected"
 """Why a step was skipped in a run of one step alone."""
 
+APPROVAL = "approval"
+"""The type of steps that people decide on."""
+
 _ITEM = re.compile(r"(?P<step>[^\[]+)\[(?P<index>0|[1-9][0-9]{0,8})\]")
 
 
@@ -36,12 +39,14 @@ class EarlierStep:
 class Redo:
     """What is to be done again: from a step (`qualify`) or of one item (`map[3]`) on, or from the start of the run.
 
-    With neither, whatever did not end well. `once`: also steps downstream that must happen once and did.
+    With neither, whatever did not end well. `once`: also steps downstream that must happen once and did. `approvals`:
+    also what people have approved, as it is not the same any more.
     """
 
     from_step: str | None = None
     from_start: bool = False
     once: bool = False
+    approvals: bool = False
 
 
 def carried(workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Redo) -> list[str]:
@@ -61,7 +66,8 @@ def carried(workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Re
         row = steps.get(step.id)
         moved = redo.from_start or not redone.isdisjoint(step.upstream)
         spared = _spared(step) and not redo.once
-        if step.id != named and _settled_by_graph(step, row) and (not moved or (spared and _completed(row))):
+        wanted = step.id == named or (redo.approvals and step.definition.type == APPROVAL)
+        if not wanted and _settled_by_graph(step, row) and (not moved or (spared and _completed(row))):
             paths.append(step.id)
         else:
             redone.add(step.id)

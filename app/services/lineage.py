@@ -89,18 +89,21 @@ class Lineages:
     async def replay(self, caller: Caller, execution_id: str, request: ReplayRequest) -> Started:
         """Run an execution again as a new one, from a step on or from the start.
 
-        With another input, only the steps done again see it: what is taken over keeps the output it had. Raises
-        NotFound, Conflict unless it has ended, and what `retry` does.
+        With another input, only the steps done again see it: what is taken over keeps the output it had. Approvals are
+        not taken over then, nor with other pins: nobody has approved that. Raises NotFound, Conflict unless it has
+        ended, and what `retry` does.
         """
         row, outcomes = await self._earlier(caller, execution_id)
         from_start = request.from_step is None
-        redo = Redo(from_step=request.from_step, from_start=from_start, once=request.redo_once)
+        earlier = decode(row["input_data"])
+        value = request.input if request.edits_input else earlier
+        changed = value != earlier or request.pins is not None
+        redo = Redo(from_step=request.from_step, from_start=from_start, once=request.redo_once, approvals=changed)
         control = _kept_control(row, ("only", "pins", "budget") if from_start else ("pins", "budget"))
         if request.pins is not None:
             control["pins"] = dict(request.pins)
         if request.breakpoints:
             control["breakpoints"] = [*request.breakpoints]
-        value = request.input if request.edits_input else decode(row["input_data"])
         asked: JSON = {"version": request.version, **asdict(redo)}
         return await self._start(caller, row, outcomes, redo, asked, control, value, request)
 

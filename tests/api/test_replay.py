@@ -126,6 +126,27 @@ async def test_the_line_has_replays_retries_and_children_the_oldest_first(
     refused(await other_client.get(f"{PATH}/{done}/lineage"), 404, "not_found")
 
 
+async def test_an_approval_is_not_taken_over_for_another_input_or_other_pins(client, database):
+    """Else who started a run could have 10 approved, and replay it with 1,000,000."""
+    steps = [
+        {"id": "find", "type": "set", "with": {"n": 1}},
+        {"id": "ask", "type": "approval", "needs": ["find"], "with": {"title": "Pay ${{ input }}"}},
+        {"id": "pay", "type": "set", "needs": ["ask"], "with": {"n": "${{ input }}"}},
+    ]
+    workflow = await create(client, {"name": "Pay", "steps": steps})
+    done = await add_execution(database, workflow, "COMPLETED", input_data="10")
+    for step in steps:
+        await add_step(database, workflow, done, step["id"], "COMPLETED", type=step["type"], output="{}")
+    for asked, kept in (
+        ({}, {"find", "ask"}),
+        ({"input": 10}, {"find", "ask"}),
+        ({"input": 1_000_000}, {"find"}),
+        ({"pins": {"find": {"n": 9}}}, {"find"}),
+    ):
+        new = (await replay(client, done, from_step="pay", **asked)).json()["id"]
+        assert await carried(database, new) == kept, asked
+
+
 async def test_one_step_runs_alone_with_the_outputs_it_is_given(client, database, workflow):
     url = f"/api/v1/workflows/{workflow['id']}/steps/end/run"
     answer = await client.post(url, json={"input": {}, "outputs": {"score": {"n": 1}}})

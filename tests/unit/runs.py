@@ -21,7 +21,7 @@ from app.domain.validation import check_definition
 from app.domain.waits import ApprovalWait, Awaited, SignalWait
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-EFFECTS = {"work": Effect.IDEMPOTENT, "switch": Effect.IDEMPOTENT, "pay": Effect.ONCE}
+EFFECTS = {"work": Effect.IDEMPOTENT, "switch": Effect.IDEMPOTENT, "pay": Effect.ONCE, "approval": Effect.PURE}
 ANY_CONFIG = {"type": "object"}
 
 
@@ -35,7 +35,7 @@ def spec(step_type: str, config_schema: Mapping[str, Any] = ANY_CONFIG) -> StepS
 
 
 class Types:
-    """The step types `work`, `switch` and `pay` (once), and those that a test adds."""
+    """The step types `work`, `switch`, `pay` (once) and `approval`, and those that a test adds."""
 
     def __init__(self, *more: StepSpec) -> None:
         self._specs = {known.type: known for known in (*map(spec, EFFECTS), *more)}

@@ -101,6 +101,13 @@ def test_another_version_takes_over_only_steps_that_are_still_the_same():
     assert carried(inserted, old, Redo(from_step="c")) == ["a"], "what is behind a new step is done again"
 
 
+def test_what_was_approved_is_approved_again_when_it_is_another_thing():
+    workflow = line("a", "ask", "pay", ask={"type": "approval"})
+    old = ended(workflow, {"a": DONE, "ask": DONE, "pay": DONE})
+    assert carried(workflow, old, Redo(from_step="pay")) == ["a", "ask"]
+    assert carried(workflow, old, Redo(from_step="pay", approvals=True)) == ["a"]
+
+
 MAP = {"for_each": "input"}
 
 

@@ -89,8 +89,8 @@ async def replay_execution(
     _key: IdempotencyKey = None,
 ) -> Response:
     """The new execution has `forked_from`. Another `input` is seen by the steps that run again: nothing before
-    `from_step` is computed anew. Steps that must happen once and did are reused, even from the start, unless
-    `redo_once`. 409 while the execution has not ended."""
+    `from_step` is computed anew, but approvals are asked for again, as they are with other `pins`. Steps that must
+    happen once and did are reused, even from the start, unless `redo_once`. 409 while the execution has not ended."""
     wanted = (body or Replay()).asked(idempotency_key(request))
     return await started_answer(services, caller, await services.lineages.replay(caller, execution_id, wanted), prefer)
 
