@@ -43,6 +43,7 @@ from app.db import selfcheck
 from app.db.budget_book import PostgresBudgetBook
 from app.db.credentials import Credentials
 from app.db.doorbell import PostgresDoorbell
+from app.db.earlier_runs import PostgresEarlierRuns
 from app.db.engines import api_engine, auth_engine, connect
 from app.db.event_log import PostgresEventLog
 from app.db.queue import Queue
@@ -184,6 +185,7 @@ async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack
         recorder=storage.recorder,
         definitions=definitions,
         source=storage.source,
+        earlier=storage.earlier,
         cache=storage.cache,
         book=storage.book,
         step_type=steps.__getitem__,
@@ -207,6 +209,7 @@ class Storage:
     auth_pool: AsyncEngine
     tenancy: Tenancy
     source: WorkflowSource
+    earlier: PostgresEarlierRuns
     cache: PostgresResultCache
     book: PostgresBudgetBook
     log: PostgresEventLog
@@ -228,6 +231,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
         auth_pool=auth_pool,
         tenancy=tenancy,
         source=WorkflowSource(dedicated),
+        earlier=PostgresEarlierRuns(dedicated),
         cache=PostgresResultCache(dedicated),
         book=PostgresBudgetBook(dedicated),
         log=PostgresEventLog(tenancy, dedicated),
@@ -243,6 +247,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
     )
     for close in (api_pool.dispose, auth_pool.dispose, storage.source.close, storage.log.close, storage.queue.close):
         stack.push_async_callback(close)
+    stack.push_async_callback(storage.earlier.close)
     stack.push_async_callback(storage.cache.close)
     stack.push_async_callback(storage.book.close)
     stack.push_async_callback(storage.workers.close)

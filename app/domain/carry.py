@@ -4,11 +4,12 @@ A step is carried when it completed, or was skipped by the graph, and nothing up
 again: the step that was named, or (none named) whatever did not end well; what the version now run has no such step
 for; and everything downstream of those. Of a step with `for_each` of which one item was named, that item, and of the
 others what did not end well, unless the step goes on without those that fail. A step that must happen once and did is
-carried all the same, unless it is asked for again. An error handler is not: it answers the failure that is repaired.
+carried all the same, unless it is asked for again, or another one that completed says that it `undoes` it. A handler or
+a finally (`run_if: any_failed`, `all_done`) is not: it answers what came before it, which is another thing now.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from app.domain.compiled import CompiledStep, CompiledWorkflow
@@ -60,13 +61,14 @@ def carried(workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Re
             steps[name] = old
         elif _completed(old) or (name == named and item is not None and _given_up(workflow.by_id[name], old)):
             items.setdefault(name, []).append(old.path)
+    undone = _undone(workflow, steps)
     redone: set[str] = set()
     paths: list[str] = []
     for step in workflow.steps:
         row = steps.get(step.id)
         moved = redo.from_start or not redone.isdisjoint(step.upstream)
         spared = _spared(step) and not redo.once
-        wanted = step.id == named or (redo.approvals and step.definition.type == APPROVAL)
+        wanted = step.id == named or step.id in undone or (redo.approvals and step.definition.type == APPROVAL)
         if not wanted and _settled_by_graph(step, row) and (not moved or (spared and _completed(row))):
             paths.append(step.id)
         else:
@@ -77,14 +79,32 @@ def carried(workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Re
     return paths
 
 
+def done_anew(
+    workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Redo, taken: Collection[str]
+) -> list[str]:
+    """The steps that had completed and are done again on purpose: their effects are to happen again, as new ones.
+
+    `taken` is what `carried` answers. Without that purpose a repeated request must be known as the same.
+    """
+    steps = {old.path: old for old in earlier}
+    undone = _undone(workflow, steps)
+    again = (step.id for step in workflow.steps if _completed(steps.get(step.id)) and step.id not in taken)
+    return [name for name in again if redo.once or name in undone]
+
+
 def split_item(path: str) -> tuple[str, int | None]:
     """The path of a step or of one item of it as (step id, index); the index is None for the step itself."""
     found = _ITEM.fullmatch(path)
     return (path, None) if found is None else (found["step"], int(found["index"]))
 
 
+def _undone(workflow: CompiledWorkflow, earlier: Mapping[str, EarlierStep]) -> frozenset[str]:
+    done = (step for step in workflow.steps if _completed(earlier.get(step.id)))
+    return frozenset(name for step in done for name in step.definition.undoes)
+
+
 def _spared(step: CompiledStep) -> bool:
-    return step.effect is Effect.ONCE and step.run_if != "any_failed"
+    return step.effect is Effect.ONCE and step.run_if not in {"any_failed", "all_done"}
 
 
 def _maps_alike(step: CompiledStep, row: EarlierStep | None) -> bool:

@@ -77,7 +77,8 @@ class Gate:
 class Control:
     """See the fields' types. `steps_left` counts the starts allowed while stepping through, None: not stepping.
 
-    `passed` are the breakpoints gone through, `frozen` the seconds spent PAUSED, `only` the one step to run.
+    `passed` are the breakpoints gone through, `frozen` the seconds spent PAUSED, `only` the one step to run. `again`
+    counts, for steps that had happened in an earlier run, how often they were done again on purpose.
     """
 
     stop: Stop | None = None
@@ -90,6 +91,7 @@ class Control:
     only: str | None = None
     budget: Budget = NO_BUDGET
     frozen: float = 0.0
+    again: dict[str, int] = field(default_factory=dict)
 
     @property
     def held(self) -> bool:
@@ -122,6 +124,7 @@ def control_json(control: Control) -> dict[str, JSON]:
     found |= _present(
         breakpoints=[*sorted(control.breakpoints)], passed=[*sorted(control.passed)], pins=control.pins,
         only=control.only, budget=control.budget.model_dump(exclude_none=True), frozen=control.frozen,
+        again={**control.again},
     )  # fmt: skip
     if control.steps_left is not None:
         found["steps_left"] = control.steps_left
@@ -129,7 +132,7 @@ def control_json(control: Control) -> dict[str, JSON]:
 
 
 def control_from(value: JSON) -> Control:
-    """The facts that `control_json` wrote, or that a start asks for: `breakpoints`, `pins`, `only`, `budget`."""
+    """The facts that `control_json` wrote, or that a start asks for, such as `breakpoints` and `pins`."""
     known: Mapping[str, Any] = value if isinstance(value, dict) else {}
     stop, pause, gate = known.get("stop"), known.get("pause"), known.get("gate")
     return Control(
@@ -147,6 +150,7 @@ def control_from(value: JSON) -> Control:
         only=known.get("only"),
         budget=with_budget(NO_BUDGET, known.get("budget", {})),
         frozen=known.get("frozen", 0.0),
+        again=dict(known.get("again", {})),
     )
 
 

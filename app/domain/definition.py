@@ -155,6 +155,9 @@ class StepDefinition(Document):
     )
     run_if: RunIf = "default"
     continue_on_error: bool = False
+    undoes: tuple[str, ...] = Field(
+        default=(), description="Steps before this one whose effect it takes back: a retry then does those again."
+    )
     retry: RetryPolicy | None = None
     timeout: Span | None = None
     for_each: str | tuple[Any, ...] | None = Field(

@@ -201,6 +201,9 @@ class _Check:
         if step.run_if == "any_failed" and not step.needs:
             detail = "`run_if: any_failed` looks at the steps before this one, but `needs` is empty"
             self._problem("run_if_without_needs", detail, f"{at}/run_if")
+        for position, name in enumerate(step.undoes):
+            if name not in compiler.upstream:
+                self._problem("unknown_step", f"'{name}' is no step before '{step.id}'", f"{at}/undoes/{position}")
         spec = self.catalog.spec(step.type)
         if spec is None:
             self._problem("unknown_step_type", f"There is no step type '{step.type}'", f"{at}/type")

@@ -181,9 +181,13 @@ class AttemptContext:
             self._say(self.step_id, "token_delta", events.TokenDelta(text=clean_text(text, len(text))))
 
 
-def idempotency_key(root_id: str, path: str, iteration: int, config_text: str) -> str:
-    """The same over retries, crashes and replays of one round of a step, or of one item, with one resolved `with`."""
-    return hashlib.sha256(f"{root_id}\x00{path}\x00{iteration}\x00{config_text}".encode()).hexdigest()[:40]
+def idempotency_key(root_id: str, path: str, again: int, iteration: int, config_text: str) -> str:
+    """The same over retries, crashes and replays of one round of a step, or of one item, with one resolved `with`.
+
+    `again` counts how often it was done again on purpose: then it is to happen again.
+    """
+    named = f"{root_id}\x00{path}\x00{again}.{iteration}\x00{config_text}"
+    return hashlib.sha256(named.encode()).hexdigest()[:40]
 
 
 async def run_cached(

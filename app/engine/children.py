@@ -1,15 +1,19 @@
 """Executions that a step of another execution starts."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app import clock
+from app.domain.carry import Redo, carried, done_anew
+from app.domain.compiled import CompiledWorkflow
+from app.domain.control import Control, control_from, control_json
 from app.domain.errors import Problems, StepError
 from app.domain.events import timestamp_text
-from app.domain.jsontext import JSON, encode
+from app.domain.jsontext import JSON, decode, encode
+from app.domain.states import ExecutionStatus
 from app.engine.definitions import Definitions
-from app.engine.ports import Claim, DefinitionSource, NewExecution, Recorder
+from app.engine.ports import Claim, DefinitionSource, EarlierRun, EarlierRuns, NewExecution, Recorder
 from app.engine.transition import queued_event_data
 
 MAX_DEPTH = 8
@@ -26,16 +30,45 @@ class ChildRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Which attempt at which round of which step or item starts the execution; `again` as in `Control`."""
+
+    path: str
+    iteration: int
+    failures: int
+    again: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.iteration}.{self.failures}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """The earlier execution that a new one repairs (`retry`) or runs again, and what it takes over from it."""
+
+    run: EarlierRun
+    retry: bool
+    carried: Sequence[str]
+    control_text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Children:
-    """Starts executions for steps. Asked again for the same round of the same step, it starts nothing new."""
+    """Starts executions for steps. Asked again for the same round of the same step, it starts nothing new.
+
+    What a step started in an earlier run of the same root, or in an attempt before, is not paid for twice: if that had
+    failed the new execution repairs it, and otherwise takes over what must happen once and did.
+    """
 
     source: DefinitionSource
+    earlier: EarlierRuns
     definitions: Definitions
     recorder: Recorder
     nudge: Callable[[], None]
 
-    async def start(self, parent: Claim, path: str, turn: str, request: ChildRequest) -> str:
-        """The id of the execution, which is durable. `turn` tells the rounds and retries of a step apart.
+    async def start(self, parent: Claim, turn: Turn, request: ChildRequest) -> str:
+        """The id of the execution, which is durable.
 
         Raises StepError: `workflow_not_found`, `workflow_archived`, `workflow_invalid`, `input_schema_mismatch` or
         `nested_too_deep`; Unavailable if the database does not answer.
@@ -43,12 +76,12 @@ class Children:
         if parent.depth >= MAX_DEPTH:
             message = f"Executions start each other at most {MAX_DEPTH} levels deep"
             raise StepError(message, code="nested_too_deep", retryable=False)
-        new = await self._new(parent, path, turn, request)
+        new = await self._new(parent, turn, request)
         await self.recorder.create(new)
         self.nudge()
         return new.id
 
-    async def _new(self, parent: Claim, path: str, turn: str, request: ChildRequest) -> NewExecution:
+    async def _new(self, parent: Claim, turn: Turn, request: ChildRequest) -> NewExecution:
         head = await self.source.head(parent.org_id, request.workflow_id)
         if head is None:
             message = f"There is no workflow '{request.workflow_id}'"
@@ -63,7 +96,8 @@ class Children:
         if problems := workflow.input_problems(request.input):
             message = f"The input does not fit workflow '{request.workflow_id}': {problems[0].detail}"
             raise StepError(message, code="input_schema_mismatch", retryable=False)
-        child_id = _child_id(parent.id, path, turn)
+        child_id = _child_id(parent.id, turn)
+        origin = await self._origin(parent, turn, request, workflow)
         execution: dict[str, JSON] = {
             "id": child_id,
             "workflow_id": request.workflow_id,
@@ -88,7 +122,13 @@ class Children:
             queued_event_data=queued_event_data(request.workflow_id, head.version),
             audit_id=clock.new_id("audit"),
             parent_id=parent.id,
-            parent_path=path if request.waits else None,
+            root_id=None if origin is None else origin.run.root_id,
+            retry_of=origin.run.id if origin is not None and origin.retry else None,
+            forked_from=origin.run.id if origin is not None and not origin.retry else None,
+            carried_from=None if origin is None else origin.run.id,
+            carried=() if origin is None else origin.carried,
+            control_text="{}" if origin is None else origin.control_text,
+            parent_path=turn.path if request.waits else None,
             depth=parent.depth + 1,
             queue_ttl=workflow.definition.queue_ttl,
             concurrency_key=slots.concurrency_key,
@@ -99,9 +139,28 @@ class Children:
             rate_seconds=slots.rate_seconds,
         )
 
+    async def _origin(
+        self, parent: Claim, turn: Turn, request: ChildRequest, workflow: CompiledWorkflow
+    ) -> _Origin | None:
+        """None for what is started for the first time, for the rounds of a `repeat`, and for what is done anew."""
+        first = parent.root_id == parent.id and turn.failures == 0
+        if first or turn.iteration > 0 or turn.again > 0 or not request.waits:
+            return None
+        run = await self.earlier.child(parent.org_id, parent.root_id, turn.path, request.workflow_id)
+        if run is None:
+            return None
+        retry = run.status != ExecutionStatus.COMPLETED and run.input_text == encode(request.input)
+        redo = Redo(from_start=not retry)
+        taken = carried(workflow, run.steps, redo)
+        control = control_from(decode(run.control_text))
+        again = control.again | {
+            name: control.again.get(name, 0) + 1 for name in done_anew(workflow, run.steps, redo, taken)
+        }
+        return _Origin(run, retry, taken, encode(control_json(Control(again=again))))
 
-def _child_id(parent_id: str, path: str, turn: str) -> str:
+
+def _child_id(parent_id: str, turn: Turn) -> str:
     """Follows from where it was started, so that starting again is starting once; sorts with its parent."""
-    digest = hashlib.sha256(f"{parent_id}\x00{path}\x00{turn}".encode()).digest()
+    digest = hashlib.sha256(f"{parent_id}\x00{turn.path}\x00{turn.text}".encode()).digest()
     letters = "0123456789abcdefghjkmnpqrstvwxyz"
     return parent_id[:_TIME_PART] + "".join(letters[byte % 32] for byte in digest[:16])

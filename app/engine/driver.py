@@ -31,7 +31,7 @@ from app.domain.states import ExecutionStatus
 from app.domain.steps import Effect
 from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, run_cached
 from app.engine.budgets import Budgets
-from app.engine.children import Children, ChildRequest
+from app.engine.children import Children, ChildRequest, Turn
 from app.engine.failsafe import Position, give_up
 from app.engine.ports import Claim, LeaseLost, Recorded, Recorder, Rejected, ResultCache
 from app.engine.restore import restore
@@ -300,22 +300,24 @@ class Driver:
         self._attempts.begin(start.path, step, context, self._attempt(start, context), f"{self._claim.id}/{start.path}")
 
     def _context(self, start: StartStep) -> AttemptContext:
-        state = self._snapshot.state(start.path)
-        turn = f"{state.iteration}.{state.failures}"
+        state, step = self._snapshot.state(start.path), self._workflow.step(start.path)
+        turn = Turn(start.path, state.iteration, state.failures, self._snapshot.control.again.get(step.id, 0))
         return AttemptContext(
             execution_id=self._claim.id,
             org_id=self._claim.org_id,
             step_id=start.path,
             attempt=state.attempt,
-            idempotency_key=idempotency_key(self._claim.root_id, start.path, state.iteration, start.config_text),
+            idempotency_key=idempotency_key(
+                self._claim.root_id, start.path, turn.again, turn.iteration, start.config_text
+            ),
             rules=self._ports.rules,
             now=self._clock.now,
             say=self._say,
-            start_child=partial(self._start_child, start.path, turn),
+            start_child=partial(self._start_child, turn),
         )
 
-    async def _start_child(self, path: str, turn: str, request: ChildRequest) -> str:
-        return await self._attempts.see_through(self._ports.children.start(self._claim, path, turn, request))
+    async def _start_child(self, turn: Turn, request: ChildRequest) -> str:
+        return await self._attempts.see_through(self._ports.children.start(self._claim, turn, request))
 
     async def _attempt(self, start: StartStep, context: AttemptContext | None = None) -> Outcome:
         step, told = self._workflow.step(start.path), context or self._context(start)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, Protocol, TypeAlias
 
 from app.domain.budgets import SharedBudget
+from app.domain.carry import EarlierStep
 from app.domain.changes import Event
 from app.domain.jsontext import JSON
 from app.domain.mail import Mail
@@ -180,6 +181,25 @@ class WorkflowHead:
 
     version: int
     archived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRun:
+    """An execution that has ended, and how its steps did; texts are JSON."""
+
+    id: str
+    root_id: str
+    status: str
+    input_text: str
+    control_text: str
+    steps: Sequence[EarlierStep]
+
+
+class EarlierRuns(Protocol):
+    """Executions that have ended."""
+
+    async def child(self, org_id: str, root_id: str, path: str, workflow_id: str) -> EarlierRun | None:
+        """The newest execution of the workflow that this step started in any run of the root, and waited for."""
 
 
 class DefinitionSource(Protocol):

@@ -12,8 +12,9 @@ from app.auth.principal import Caller
 from app.db.queries import executions as queries
 from app.db.queries.executions import Row
 from app.db.tenancy import Tenancy
-from app.domain.carry import EarlierStep, Redo, carried, split_item
+from app.domain.carry import EarlierStep, Redo, carried, done_anew, split_item
 from app.domain.compiled import CompiledWorkflow
+from app.domain.control import control_from
 from app.domain.errors import Conflict, NotFound, Problem, Problems
 from app.domain.jsontext import JSON, decode
 from app.domain.mail import clean_reason
@@ -154,6 +155,8 @@ class Lineages:
         retry = isinstance(request, RetryRequest)
         inherited = isinstance(request, RetryRequest) or request.pins is None
         earlier = [EarlierStep(step["path"], step["type"], step["status"], step["reason"]) for step in outcomes]
+        taken = carried(workflow, earlier, redo)
+        control = _counting(control, row, done_anew(workflow, earlier, redo, taken))
         wanted = StartRequest(
             workflow_id=row["workflow_id"],
             input=value,
@@ -162,7 +165,7 @@ class Lineages:
             idempotency_key=request.idempotency_key,
             control=_of_version(control, workflow) if inherited else control,
             version=number,
-            origin=Origin(row["id"], row["root_id"], retry, carried(workflow, earlier, redo), asked),
+            origin=Origin(row["id"], row["root_id"], retry, taken, asked),
         )
         started = await self._executions.start(caller, wanted)
         if request.reason is not None and not started.replayed:
@@ -175,6 +178,13 @@ class Lineages:
         details: dict[str, JSON] = {"execution_id": new_id, "reason": clean_reason(reason)}
         async with self._tenancy.transaction(caller.org_id) as connection:
             await self._audit.note(connection, caller, action, "execution", source_id, details)
+
+
+def _counting(control: dict[str, JSON], row: Row, anew: Sequence[str]) -> dict[str, JSON]:
+    """With how often steps were done again on purpose, in this and in earlier runs."""
+    again = control_from(decode(row["control"])).again
+    counted: dict[str, JSON] = {**again, **{name: again.get(name, 0) + 1 for name in anew}}
+    return control | {"again": counted} if counted else control
 
 
 def _kept_control(row: Row, names: Sequence[str]) -> dict[str, JSON]:

@@ -10,6 +10,7 @@ from typing import Any
 from app import clock
 from app.db.budget_book import PostgresBudgetBook
 from app.db.doorbell import PostgresDoorbell
+from app.db.earlier_runs import PostgresEarlierRuns
 from app.db.engines import api_engine, connect
 from app.db.event_log import PostgresEventLog
 from app.db.link import Connect
@@ -273,7 +274,8 @@ async def engine(
         queue = Queue(dedicated, max_running_per_user=max_running_per_user)
         cache = PostgresResultCache(dedicated)
         stack.push_async_callback(cache.close)
-        book = PostgresBudgetBook(dedicated)
+        book, earlier = PostgresBudgetBook(dedicated), PostgresEarlierRuns(dedicated)
+        stack.push_async_callback(earlier.close)
         stack.push_async_callback(book.close)
         for closable in (source, log, queue, workers):
             stack.push_async_callback(closable.close)
@@ -294,6 +296,7 @@ async def engine(
             recorder=recorder,
             definitions=Definitions(source, catalog),
             source=source,
+            earlier=earlier,
             cache=cache,
             book=book,
             step_type=catalog.__getitem__,

@@ -59,7 +59,7 @@ async def test_a_card_that_is_refused_frees_the_stock_and_refunds_nothing(desk, 
     graph, _ = await desk.graph(failed["id"])
     assert (graph["ship"], graph["refund"], graph["release"]) == ("SKIPPED", "SKIPPED", "COMPLETED")
     shop(world)
-    again = (await desk.ask(failed["id"], "retry", from_step="reserve"))["id"]
+    again = (await desk.ask(failed["id"], "retry"))["id"]
     await desk.waiting(again, "arrival")
     await desk.ask(again, "signal", name="delivered")
     assert (await desk.ended(again))["status"] == "COMPLETED"
@@ -75,6 +75,28 @@ async def test_a_shipment_that_fails_is_undone_in_reverse(desk, world):
     undone = [call.route for call in world.calls if any(call in world.made(route) for route in UNDONE)]
     assert [route.partition("/")[2].partition("/")[0] for route in undone] == ["bank", "stock", "mail"]
     assert (await desk.explain(failed["id"]))["message"].startswith("It has failed: Execution exec_")
+
+
+async def test_what_was_undone_is_done_again_by_a_retry_and_the_rest_is_not_paid_twice(desk, world):
+    """Two levels: the order is charged anew, as a new charge, and its shipment keeps the label it had bought."""
+    shop(world)
+    world.on("PUT /carrier/pickups/*", broken(500))
+    failed = await desk.run(await published(desk), ORDER)
+    assert len(world.made("POST /bank/charges/*/refund")) == 1
+    shop(world)
+    again = (await desk.ask(failed["id"], "retry"))["id"]
+    await desk.waiting(again, "arrival")
+    await desk.ask(again, "signal", name="delivered")
+    repaired = await desk.ended(again)
+    assert repaired["status"] == "COMPLETED", repaired["error"]
+    first, second = world.made("POST /bank/charges")
+    assert first.headers["idempotency-key"] != second.headers["idempotency-key"], "the bank would answer the first one"
+    assert len(world.made("POST /carrier/labels")) == 1
+    assert statuses(repaired)["refund"] == "SKIPPED"
+    kin = {one["id"]: one for one in (await desk.get(again, "lineage"))["data"]}
+    shipments = [one for one in kin.values() if one["workflow_id"] == "shipment"]
+    assert [one["status"] for one in shipments] == ["FAILED", "COMPLETED"]
+    assert [one["retry_of"] for one in shipments] == [None, shipments[0]["id"]]
 
 
 async def test_a_parcel_that_does_not_arrive_in_time_is_refunded(desk, world):

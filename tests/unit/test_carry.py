@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.carry import EarlierStep, Redo, carried, split_item
+from app.domain.carry import EarlierStep, Redo, carried, done_anew, split_item
 from app.domain.compiled import CompiledWorkflow
 from tests.unit.runs import compiled
 
@@ -83,7 +83,26 @@ def test_an_error_handler_answers_the_failure_anew():
     workflow = line("a", "alarm", alarm={"type": "pay", "run_if": "any_failed"})
     assert carried(workflow, ended(workflow, {"a": FAILED, "alarm": DONE}), Redo()) == []
     finally_too = line("a", "release", release={"type": "pay", "run_if": "all_done"})
-    assert carried(finally_too, ended(finally_too, {"a": FAILED, "release": DONE}), Redo()) == ["release"]
+    assert carried(finally_too, ended(finally_too, {"a": FAILED, "release": DONE}), Redo()) == []
+    assert carried(finally_too, ended(finally_too, {"a": DONE, "release": FAILED}), Redo()) == ["a"]
+
+
+def test_what_another_step_has_undone_is_done_again_and_everything_behind_it():
+    undo = {"type": "pay", "run_if": "any_failed", "undoes": ["charge"]}
+    workflow = line("charge", "note", "ship", "refund", charge={"type": "pay"}, refund=undo)
+    undone = ended(workflow, {"charge": DONE, "note": DONE, "ship": FAILED, "refund": DONE})
+    assert carried(workflow, undone, Redo()) == []
+    assert done_anew(workflow, undone, Redo(), []) == ["charge"], "its requests are new ones"
+    not_undone = ended(workflow, {"charge": DONE, "note": DONE, "ship": FAILED, "refund": FAILED})
+    assert carried(workflow, not_undone, Redo()) == ["charge", "note"]
+    assert done_anew(workflow, not_undone, Redo(), ["charge", "note"]) == []
+
+
+def test_what_is_asked_for_once_more_is_done_anew_and_what_is_only_redone_is_not():
+    workflow = line("a", "charge", charge={"type": "pay"})
+    old = ended(workflow, {"a": DONE, "charge": DONE})
+    for redo, anew in ((Redo(from_step="charge"), []), (Redo(from_step="charge", once=True), ["charge"])):
+        assert done_anew(workflow, old, redo, carried(workflow, old, redo)) == anew
 
 
 def test_a_failure_that_did_not_stop_the_run_is_tried_again():

@@ -86,6 +86,15 @@ def test_everything_wrong_is_told_at_once() -> None:
     )
 
 
+def test_a_step_undoes_only_what_came_before_it():
+    first, undo = {"id": "a", "type": "work"}, {"id": "b", "type": "work", "needs": ["a"], "undoes": ["a"]}
+    assert found({"name": "T", "steps": [first, undo]}) == []
+    for name in ("b", "ghost"):
+        assert found({"name": "T", "steps": [first, undo | {"undoes": [name]}]}) == [
+            ("unknown_step", "/steps/1/undoes/0")
+        ]
+
+
 @pytest.mark.parametrize("document", [None, [], "x", 3, True])
 def test_a_workflow_is_an_object(document: object) -> None:
     assert found(document) == [("validation_error", "")]
