@@ -101,7 +101,7 @@ def _statuses(words: list[str] | None) -> frozenset[str]:
     if words is None:
         return frozenset({ApprovalStatus.PENDING.value})
     found = frozenset(word.upper() for word in words)
-    if unknown := found - set(ApprovalStatus) - {_ALL}:
+    if found - set(ApprovalStatus) - {_ALL}:
         detail = f"status is one of {', '.join(ApprovalStatus)}, or all"
-        raise Problems(detail, [Problem("invalid_value", detail, "query:status")] * len(unknown))
+        raise Problems(detail, [Problem("invalid_value", detail, "query:status")])
     return frozenset() if _ALL in found else found
