@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from app import clock
 from app.domain.carry import Redo, carried, done_anew
 from app.domain.compiled import CompiledWorkflow
+from app.domain.context import run_context
 from app.domain.control import Control, control_from, control_json
 from app.domain.errors import Problems, StepError
-from app.domain.events import timestamp_text
 from app.domain.jsontext import JSON, decode, encode
 from app.domain.states import ExecutionStatus
 from app.engine.definitions import Definitions
@@ -98,14 +98,14 @@ class Children:
             raise StepError(message, code="input_schema_mismatch", retryable=False)
         child_id = _child_id(parent.id, turn)
         origin = await self._origin(parent, turn, request, workflow)
-        execution: dict[str, JSON] = {
-            "id": child_id,
-            "workflow_id": request.workflow_id,
-            "workflow_version": head.version,
-            "org_id": parent.org_id,
-            "user_id": parent.user_id,
-            "created_at": timestamp_text(clock.now()),
-        }
+        execution = run_context(
+            execution_id=child_id,
+            workflow_id=request.workflow_id,
+            workflow_version=head.version,
+            org_id=parent.org_id,
+            user_id=parent.user_id,
+            created_at=clock.now(),
+        )
         slots = workflow.limits(request.input, execution)
         return NewExecution(
             id=child_id,

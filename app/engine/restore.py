@@ -3,9 +3,9 @@
 from datetime import datetime
 
 from app.domain.compiled import CompiledWorkflow
+from app.domain.context import run_context
 from app.domain.control import Control, Stop, StopReason, control_from, with_budget
 from app.domain.errors import Failure
-from app.domain.events import timestamp_text
 from app.domain.jsontext import decode
 from app.domain.snapshot import FirstFailure, Lost, MapState, Snapshot, StepState, WaitReason, split_path
 from app.domain.states import ExecutionStatus, StepStatus
@@ -27,14 +27,14 @@ def restore(workflow: CompiledWorkflow, claim: Claim) -> Snapshot:
         execution_id=claim.id,
         status=ExecutionStatus(claim.status),
         input=decode(claim.input_text),
-        context={
-            "id": claim.id,
-            "workflow_id": claim.workflow_id,
-            "workflow_version": claim.workflow_version,
-            "org_id": claim.org_id,
-            "user_id": claim.user_id,
-            "created_at": timestamp_text(claim.created_at),
-        },
+        context=run_context(
+            execution_id=claim.id,
+            workflow_id=claim.workflow_id,
+            workflow_version=claim.workflow_version,
+            org_id=claim.org_id,
+            user_id=claim.user_id,
+            created_at=claim.created_at,
+        ),
         steps={step.id: StepState() for step in workflow.steps},
         next_seq=claim.next_seq,
         progress=claim.progress,

@@ -16,8 +16,8 @@ from app.db.queries.executions import ExecutionFilter, Row
 from app.db.tenancy import Tenancy
 from app.db.workflow_source import WorkflowSource
 from app.domain.compiled import CompiledWorkflow, Slots
+from app.domain.context import run_context
 from app.domain.errors import Conflict, NotFound, Problem, Problems, StepError
-from app.domain.events import timestamp_text
 from app.domain.expressions import escape
 from app.domain.jsontext import JSON, encode
 from app.domain.states import ExecutionStatus
@@ -308,14 +308,14 @@ def _new_execution(caller: Caller, request: StartRequest, workflow: CompiledWork
 
 def _slots(caller: Caller, request: StartRequest, workflow: CompiledWorkflow, version: int, execution_id: str) -> Slots:
     """The limits the execution comes under; raises Problems if their keys cannot be computed from its input."""
-    context: dict[str, JSON] = {
-        "id": execution_id,
-        "workflow_id": request.workflow_id,
-        "workflow_version": version,
-        "org_id": caller.org_id,
-        "user_id": caller.user_id,
-        "created_at": timestamp_text(clock.now()),
-    }
+    context = run_context(
+        execution_id=execution_id,
+        workflow_id=request.workflow_id,
+        workflow_version=version,
+        org_id=caller.org_id,
+        user_id=caller.user_id,
+        created_at=clock.now(),
+    )
     try:
         return workflow.limits(request.input, context)
     except StepError as error:
