@@ -52,6 +52,7 @@ REGISTRY: dict[str, ProblemType] = {
         insufficient_scope=("Not allowed", "The credential lacks the permission named in the detail."),
         origin_not_allowed=("This site may not connect", "Add the site's origin to ALLOWED_ORIGINS."),
         not_a_decider=("The decision is not yours", "The approval names who may decide."),
+        approval_required=("People must approve before it", "Start the workflow, and have it approved."),
         self_approval=(
             "Nobody approves a run of their own",
             "Somebody else must decide, unless the workflow allows it.",

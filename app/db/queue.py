@@ -191,6 +191,7 @@ def _claim(row: asyncpg.Record, steps: list[StoredStep], mail: list[Mail]) -> Cl
         wake_at=row["wake_at"],
         parent_id=row["parent_id"],
         depth=row["depth"],
+        priority=row["priority"],
     )
 
 

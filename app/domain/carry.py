@@ -68,7 +68,7 @@ def carried(workflow: CompiledWorkflow, earlier: Iterable[EarlierStep], redo: Re
         row = steps.get(step.id)
         moved = redo.from_start or not redone.isdisjoint(step.upstream)
         spared = _spared(step) and not redo.once
-        wanted = step.id == named or step.id in undone or (redo.approvals and step.definition.type == APPROVAL)
+        wanted = step.id == named or step.id in undone or (redo.approvals and is_approval(step))
         if not wanted and _settled_by_graph(step, row) and (not moved or (spared and _completed(row))):
             paths.append(step.id)
         else:
@@ -96,6 +96,11 @@ def split_item(path: str) -> tuple[str, int | None]:
     """The path of a step or of one item of it as (step id, index); the index is None for the step itself."""
     found = _ITEM.fullmatch(path)
     return (path, None) if found is None else (found["step"], int(found["index"]))
+
+
+def is_approval(step: CompiledStep) -> bool:
+    """Whether people decide on the step."""
+    return step.definition.type == APPROVAL
 
 
 def _undone(workflow: CompiledWorkflow, earlier: Mapping[str, EarlierStep]) -> frozenset[str]:

@@ -78,7 +78,8 @@ class Control:
     """See the fields' types. `steps_left` counts the starts allowed while stepping through, None: not stepping.
 
     `passed` are the breakpoints gone through, `frozen` the seconds spent PAUSED, `only` the one step to run. `again`
-    counts, for steps that had happened in an earlier run, how often they were done again on purpose.
+    counts, for steps that had happened in an earlier run, how often they were done again on purpose. `start_at` is
+    when a run that has not begun may do so.
     """
 
     stop: Stop | None = None
@@ -92,6 +93,7 @@ class Control:
     budget: Budget = NO_BUDGET
     frozen: float = 0.0
     again: dict[str, int] = field(default_factory=dict)
+    start_at: datetime | None = None
 
     @property
     def held(self) -> bool:
@@ -124,7 +126,7 @@ def control_json(control: Control) -> dict[str, JSON]:
     found |= _present(
         breakpoints=[*sorted(control.breakpoints)], passed=[*sorted(control.passed)], pins=control.pins,
         only=control.only, budget=control.budget.model_dump(exclude_none=True), frozen=control.frozen,
-        again={**control.again},
+        again={**control.again}, start_at=_text(control.start_at),
     )  # fmt: skip
     if control.steps_left is not None:
         found["steps_left"] = control.steps_left
@@ -151,6 +153,7 @@ def control_from(value: JSON) -> Control:
         budget=with_budget(NO_BUDGET, known.get("budget", {})),
         frozen=known.get("frozen", 0.0),
         again=dict(known.get("again", {})),
+        start_at=_moment(known.get("start_at")),
     )
 
 

@@ -120,6 +120,7 @@ class _RunEvolution:
 
     def _begin(self) -> None:
         _move(self._snapshot, ExecutionStatus.RUNNING)
+        self._snapshot.control.start_at = None
         definition = self._workflow.definition
         self._snapshot.started_at = self._now
         self._changes.began = True
@@ -136,14 +137,15 @@ class _RunEvolution:
     def _resume(self, decision: Resume) -> None:
         if self._snapshot.status is ExecutionStatus.PAUSED:
             self._thaw()
-        _move(self._snapshot, ExecutionStatus.RUNNING)
+        began = self._snapshot.started_at is not None
+        _move(self._snapshot, ExecutionStatus.RUNNING if began else ExecutionStatus.PENDING)
         self._note("execution_resumed", events.ExecutionResumed(reason=decision.reason))
 
     def _thaw(self) -> None:
         """The time spent PAUSED does not count against time limits."""
         snapshot, pause = self._snapshot, self._snapshot.control.pause
         snapshot.control.let_go_on()
-        if pause is None:
+        if pause is None or snapshot.started_at is None:
             return
         lost = self._now - (pause.since or self._now)
         snapshot.control.frozen += lost.total_seconds()

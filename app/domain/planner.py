@@ -69,8 +69,12 @@ def _opening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> I
     if snapshot.stop is not None:
         return
     if snapshot.status is _S.PENDING:
-        if snapshot.may_run or pause is not None:
+        start_at = snapshot.control.start_at
+        if snapshot.may_run and pause is None and (start_at is None or start_at <= now):
             yield Begin()
+    elif snapshot.started_at is None:  # PAUSED before it began: back to the queue, for which it needs no slot
+        if pause is not None and pause.lifted:
+            yield Resume("resumed")
     elif not snapshot.may_run or (snapshot.status is _S.WAITING and (pause is not None or _timed_out(snapshot, now))):
         return
     elif snapshot.status is _S.PAUSED and pause is not None and pause.lifted:
@@ -155,7 +159,7 @@ def _stop_word(stop: Stop) -> str:
 def _pausing(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
     if snapshot.stop is not None or not snapshot.control.held:
         return
-    if snapshot.status in {_S.RUNNING, _S.WAITING} and not snapshot.running:
+    if snapshot.status in {_S.PENDING, _S.RUNNING, _S.WAITING} and not snapshot.running:
         yield EnterPause()
 
 

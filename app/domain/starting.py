@@ -128,8 +128,7 @@ def _pinned(step: CompiledStep, output: JSON) -> Decision:
         text = json_text(output, f"The output given to step '{step.id}'")
     except StepError as error:
         return FailStep(step.id, failure_of(error), stops_run(step, step.id))
-    case = output.get("case") if isinstance(output, dict) else None
-    ports = step.spec.ports(step.definition.config) & {case if isinstance(case, str) else ""}
+    ports = step.spec.ports_taken(step.definition.config, output)
     return PinStep(step.id, Succeeded(output, text, ports, note="pinned"))
 
 

@@ -51,10 +51,10 @@ TERMINAL = frozenset({_E.COMPLETED, _E.FAILED, _E.CANCELLED})
 SETTLED = frozenset({_S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED})
 
 LEGAL: Mapping[ExecutionStatus, frozenset[ExecutionStatus]] = {
-    _E.PENDING: frozenset({_E.RUNNING, _E.CANCELLED, _E.FAILED}),
+    _E.PENDING: frozenset({_E.RUNNING, _E.PAUSED, _E.CANCELLED, _E.FAILED}),
     _E.RUNNING: frozenset({_E.WAITING, _E.PAUSED, _E.CANCELLING, _E.COMPLETED, _E.FAILED, _E.CANCELLED}),
     _E.WAITING: frozenset({_E.RUNNING, _E.PAUSED, _E.CANCELLING, _E.FAILED}),
-    _E.PAUSED: frozenset({_E.RUNNING, _E.CANCELLING, _E.FAILED}),
+    _E.PAUSED: frozenset({_E.PENDING, _E.RUNNING, _E.CANCELLING, _E.FAILED}),
     _E.CANCELLING: frozenset({_E.CANCELLED, _E.FAILED}),
     _E.COMPLETED: frozenset(),
     _E.FAILED: frozenset(),

@@ -177,6 +177,7 @@ class StepEvolution:
     def _edit(self, decision: EditStep) -> None:
         step, state = self._workflow.by_id[decision.path], self._snapshot.steps[decision.path]
         state.output, state.output_text = decision.output, decision.output_text
+        state.ports = step.spec.ports_taken(step.definition.config, decision.output)
         state.edited_by = decision.user_id or "unknown"
         self._changes.steps[decision.path] = state
         data = events.StepEdited(step_number=step.number, step_name=step.definition.title, edited_by=decision.user_id)

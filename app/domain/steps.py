@@ -1,6 +1,6 @@
 """What a step type declares about itself, and what an attempt of it yields. The step library implements it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -22,8 +22,8 @@ class StepSpec:
     """The declaration of a step type: all that validation, planning and documentation need of it.
 
     `config_schema` and `output_schema` are JSON Schemas of `with` and of the output. `timeout` is in seconds.
-    `ports_from` names the key of `with` whose object keys, and the
-    value of `default_port_from`, are ports (a switch's cases and default); `fixed_ports` are those of every instance.
+    `ports_from` names the key of `with` whose object keys, and the value of `default_port_from`, are ports (a switch's
+    cases and default); `fixed_ports` are those of every instance; `port_of` tells the one that an output takes.
     `result_keys` are the members of the output that say what came of it, if others (a time, an id) are new each time:
     comparing runs looks at these alone. None given: all are.
     """
@@ -43,6 +43,7 @@ class StepSpec:
     function_from: str | None = None
     safe_when: tuple[str, frozenset[str]] | None = None
     fixed_ports: tuple[str, ...] = ()
+    port_of: Callable[[Mapping[str, Any]], object] | None = None
     result_keys: tuple[str, ...] = ()
 
     def effect_of(self, config: Mapping[str, Any]) -> Effect:
@@ -63,6 +64,12 @@ class StepSpec:
         if isinstance(default, str):
             named.add(default)
         return frozenset(named)
+
+    def ports_taken(self, config: Mapping[str, Any], output: JSON) -> frozenset[str]:
+        """The ports that an output takes which a person gave in place of the step's own."""
+        if self.port_of is None or not isinstance(output, dict):
+            return frozenset()
+        return frozenset(port for port in self.ports(config) if port == self.port_of(output))
 
     def function(self, config: Mapping[str, Any]) -> str:
         """The word that `step_started` shows as `function`."""

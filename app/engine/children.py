@@ -115,7 +115,7 @@ class Children:
             user_id=parent.user_id,
             input_text=encode(request.input),
             labels_text="{}",
-            priority=0,
+            priority=parent.priority,
             ip_address=None,
             user_agent=None,
             request_id=None,

@@ -47,6 +47,7 @@ SAID_LIMIT = 2_000
 """What a run may say between two commits; what is said beyond is counted, not kept."""
 MERGED_STEPS = 500
 """Steps and items that one transition changes: what is decided beyond waits for the next one."""
+ASLEEP = frozenset({ExecutionStatus.PENDING, ExecutionStatus.WAITING, ExecutionStatus.PAUSED})
 OUTCOME_BYTES = 8 << 20
 """Outcomes of one transition: more of them wait for the next one, so that a statement stays of a size to send."""
 
@@ -231,13 +232,13 @@ class Driver:
     def _asleep(self) -> bool:
         if self._snapshot.status.terminal:
             return False
-        return self._snapshot.status in {ExecutionStatus.WAITING, ExecutionStatus.PAUSED} or not self._snapshot.may_run
+        return self._snapshot.status in ASLEEP or not self._snapshot.may_run
 
     def _release(self) -> Release:
         """How a sleeping execution goes back to the queue. Without a slot it may have found something to do."""
         snapshot, now = self._snapshot, self._clock.now()
         if snapshot.status is ExecutionStatus.PENDING:
-            start_at = self._claim.wake_at
+            start_at = snapshot.control.start_at
             return Release(start_at, ready=start_at is None or start_at <= now)
         wishes = not snapshot.may_run and bool(plan(self._workflow, replace(snapshot, may_run=True), now))
         return Release(next_wake(snapshot), ready=wishes)

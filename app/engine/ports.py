@@ -135,6 +135,7 @@ class Claim:
     wake_at: datetime | None = None
     parent_id: str | None = None
     depth: int = 0
+    priority: int = 0
 
 
 class ExecutionQueue(Protocol):

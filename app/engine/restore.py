@@ -57,6 +57,8 @@ def _control(workflow: CompiledWorkflow, claim: Claim) -> Control:
     if workflow.definition.budget is not None:
         own = control.budget.model_dump(exclude_none=True)
         control.budget = with_budget(workflow.definition.budget, own)
+    if claim.status == ExecutionStatus.PENDING and claim.wake_at is not None:
+        control.start_at = claim.wake_at
     if claim.verdict == StopReason.QUEUE_EXPIRED.value:
         control.stop = Stop(StopReason.QUEUE_EXPIRED)
     elif claim.verdict is not None:

@@ -18,7 +18,7 @@ from app.db.queries import executions as queries
 from app.db.queries.control import Letter
 from app.db.queries.executions import Row
 from app.db.tenancy import Tenancy
-from app.domain.carry import split_item
+from app.domain.carry import is_approval, split_item
 from app.domain.compiled import CompiledWorkflow
 from app.domain.definition import Budget
 from app.domain.errors import Conflict, NotFound, Problem, Problems
@@ -32,6 +32,9 @@ from app.services.payloads import shown
 
 MAX_SIGNALS, MAX_SIGNAL_BYTES = 1_000, 8 << 20
 """Signals that one execution keeps until a step uses them."""
+
+MAX_PINNED = 4 << 20
+"""Characters: an owner reads them at each claim."""
 
 WISHES = frozenset({MailKind.CANCEL, MailKind.TERMINATE, MailKind.PAUSE, MailKind.RESUME, MailKind.STEP})
 """What is asked for by a reason alone."""
@@ -126,6 +129,8 @@ class Control:
             outcomes = await queries.outcomes_of(connection, caller.org_id, execution_id)
             if refusal := _why_not_edited(workflow, row, outcomes, step_id):
                 raise Conflict(refusal)
+            if len(row["control"]) + len(encode(output)) > MAX_PINNED:
+                raise Conflict(f"The outputs that were pinned are larger than {MAX_PINNED >> 20} MiB together")
             payload: dict[str, JSON] = {"step_id": step_id, "output": output}
             said = clean_reason(reason)
             details: dict[str, JSON] = {"step_id": step_id, "reason": said}
@@ -196,6 +201,8 @@ def _demand_running(row: Row) -> None:
 
 def _why_not_edited(workflow: CompiledWorkflow, row: Row, outcomes: Sequence[Row], step_id: str) -> str | None:
     """Why the output of a step cannot be set now; None: it can."""
+    if is_approval(workflow.by_id[step_id]):
+        return "People decide on an approval: its output cannot be set"
     steps: dict[str, Any] = {outcome["path"]: outcome for outcome in outcomes}
     step = steps.get(step_id)
     if step is None or (step["status"] == StepStatus.PENDING and step["started_at"] is None):

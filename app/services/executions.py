@@ -15,6 +15,7 @@ from app.db.queries import executions as queries
 from app.db.queries.executions import ExecutionFilter, Row
 from app.db.tenancy import Tenancy
 from app.db.workflow_source import WorkflowSource
+from app.domain.carry import is_approval
 from app.domain.compiled import CompiledWorkflow, Slots
 from app.domain.context import run_context
 from app.domain.errors import Conflict, NotFound, Problem, Problems, StepError
@@ -343,9 +344,18 @@ def _accepted_row(new: NewExecution, created_at: datetime, labels: dict[str, str
 def _unknown_steps(workflow: CompiledWorkflow, control: Mapping[str, Any]) -> list[Problem]:
     problems = unknown_steps(workflow, "/breakpoints", control.get("breakpoints", ()))
     problems += unknown_outputs(workflow, "/pins", control.get("pins", ()))
+    if control.get("only") is None:
+        problems += _pinned_approvals(workflow, control.get("pins", ()))
     if (only := control.get("only")) is not None:
         problems += _unknown(workflow, only, "/version")
     return problems
+
+
+def _pinned_approvals(workflow: CompiledWorkflow, names: Iterable[str]) -> list[Problem]:
+    """Who could pin an approval could approve his own run."""
+    detail = "People decide on an approval: it cannot be pinned"
+    asked = (name for name in names if name in workflow.by_id and is_approval(workflow.by_id[name]))
+    return [Problem("invalid_value", detail, f"/pins/{name}") for name in asked]
 
 
 def unknown_steps(workflow: CompiledWorkflow, pointer: str, names: Iterable[str]) -> list[Problem]:

@@ -12,10 +12,10 @@ from app.auth.principal import Caller
 from app.db.queries import executions as queries
 from app.db.queries.executions import Row
 from app.db.tenancy import Tenancy
-from app.domain.carry import EarlierStep, Redo, carried, done_anew, split_item
+from app.domain.carry import EarlierStep, Redo, carried, done_anew, is_approval, split_item
 from app.domain.compiled import CompiledWorkflow
 from app.domain.control import control_from
-from app.domain.errors import Conflict, NotFound, Problem, Problems
+from app.domain.errors import Conflict, Forbidden, NotFound, Problem, Problems
 from app.domain.jsontext import JSON, decode
 from app.domain.mail import clean_reason
 from app.domain.states import ExecutionStatus
@@ -118,6 +118,11 @@ class Lineages:
         workflow, version = await self._executions.startable(caller, workflow_id)
         if step_id not in workflow.by_id:
             raise NotFound("There is no such step")
+        if asked := [name for name in workflow.by_id[step_id].upstream if is_approval(workflow.by_id[name])]:
+            detail = (
+                f"Step '{step_id}' stands behind the approval '{asked[0]}': start the workflow, and have it approved"
+            )
+            raise Forbidden(detail, code="approval_required")
         if problems := unknown_outputs(workflow, "/outputs", outputs):
             raise Problems(f"{problems[0].pointer}: {problems[0].detail}", problems)
         control: dict[str, JSON] = {"only": step_id} | ({"pins": dict(outputs)} if outputs else {})

@@ -99,6 +99,7 @@ class SwitchStep(PureStep[SwitchConfig]):
         timeout=30.0,
         ports_from="cases",
         default_port_from="default",
+        port_of=lambda output: output.get("case"),
     )
 
     def check(self, config: Mapping[str, Any]) -> list[Problem]:

@@ -63,6 +63,7 @@ class WaitForSignalStep(PureStep[SignalConfig]):
         retry=ONE_ATTEMPT,
         timeout=30.0,
         fixed_ports=("received", "timed_out"),
+        port_of=lambda output: "timed_out" if output.get("signal") is None else "received",
     )
 
     def outcome(self, config: SignalConfig) -> Await:
@@ -111,6 +112,7 @@ class ApprovalStep(TypedStep[ApprovalConfig]):
         retry=ONE_ATTEMPT,
         timeout=30.0,
         fixed_ports=("approved", "rejected"),
+        port_of=lambda output: output.get("decision"),
         result_keys=("decision", "comment", "data"),
     )
 

@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("updated_by", ID, nullable=False),
         sa.PrimaryKeyConstraint("org_id", "workflow_id", name=op.f("pk_day_budgets")),
     )
+    op.create_index("ix_approvals_org_id_id", "approvals", ["org_id", "id"])
     for table in TABLES:
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
@@ -51,5 +52,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_approvals_org_id_id", "approvals")
     for table in TABLES:
         op.drop_table(table)

@@ -115,6 +115,14 @@ async def test_a_step_that_has_not_started_is_pinned_whatever_the_status(client,
     assert sent == [{"step_id": step_id, "output": {"n": None}} for step_id in ("b", "c")]
 
 
+async def test_pinned_outputs_are_bounded_together(client, database, workflow):
+    execution_id = await add_execution(database, workflow, "PAUSED")
+    kept = json.dumps({"pins": {"a": "x" * (4 << 20)}})
+    await database.execute("UPDATE executions SET control = $2 WHERE id = $1", execution_id, kept)
+    refused(await client.put(f"{PATH}/{execution_id}/steps/b/output", json={"output": 1}), 409, "invalid_state")
+    assert await mail_of(database, execution_id) == []
+
+
 async def test_a_completed_step_is_edited_while_paused_and_before_anything_uses_it(client, database, workflow):
     execution_id = await add_execution(database, workflow, "PAUSED", status_reason="breakpoint")
     await add_step(database, workflow, execution_id, "a", "COMPLETED", output="1")

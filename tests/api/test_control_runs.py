@@ -1,10 +1,13 @@
 """Wishes, signals, decisions and repairs as a client sees them on real runs, from the request to the end."""
 
+from datetime import timedelta
+
 import pytest
 
+from app import clock
 from app.auth.permissions import Role
 from tests.api.control_calls import PATH
-from tests.api.workflow_calls import create, put
+from tests.api.workflow_calls import codes, create, put, refused
 
 APPROVALS = "/api/v1/approvals"
 
@@ -195,3 +198,44 @@ async def test_a_budget_pauses_and_once_raised_lets_go_on(client):
     detail = await ended(client, execution_id)
     assert detail["status"] == "COMPLETED"
     assert detail["control"]["budget"]["max_steps"] == 10
+
+
+async def test_an_approval_cannot_be_passed_by_who_started_the_run(client):
+    ask = {"id": "ask", "type": "approval", "needs": ["a"], "with": {"title": "Pay?"}}
+    document = steps(step("a", n=1), ask, step("pay", "ask.approved"))
+    workflow = await create(client, document)
+    pinned = await client.post(PATH, json={"workflow_id": workflow["id"], "pins": {"ask": {"decision": "approved"}}})
+    assert codes(refused(pinned, 422, "validation_error")["errors"]) == {"/pins/ask": "invalid_value"}
+    alone = await client.post(f"/api/v1/workflows/{workflow['id']}/steps/pay/run", json={})
+    refused(alone, 403, "approval_required")
+    assert (await client.post(f"/api/v1/workflows/{workflow['id']}/steps/a/run", json={})).status_code == 201
+    execution_id = await start(client, document, breakpoints=["ask"])
+    await reached(client, execution_id, "PAUSED")
+    given = {"output": {"decision": "approved"}}
+    refused(await client.put(f"{PATH}/{execution_id}/steps/ask/output", json=given), 409, "invalid_state")
+    await client.post(f"{PATH}/{execution_id}/resume", json={})
+    assert (await reached(client, execution_id, "WAITING"))["status_reason"] == "waiting_for_approval"
+
+
+async def test_an_output_that_a_person_gives_takes_its_port(client):
+    listen = {"id": "listen", "type": "wait_for_signal", "needs": ["a"], "with": {"signal": "go"}}
+    late = step("late", "listen.timed_out")
+    document = steps(step("a", n=1), listen, step("went", "listen.received"), late)
+    for output, taken in (({"signal": "go"}, "went"), ({"signal": None}, "late")):
+        detail = await ended(client, await start(client, document, pins={"listen": output}))
+        assert {one["id"] for one in detail["steps"] if one["status"] == "COMPLETED"} == {"a", "listen", taken}
+
+
+async def test_a_delayed_run_that_is_paused_goes_back_to_waiting_for_its_time(client):
+    later = (clock.now() + timedelta(days=9)).isoformat()
+    execution_id = await start(client, steps(step("a", n=1)), start_at=later)
+    await ask(client, execution_id, "pause", reason="not yet")
+    paused = await reached(client, execution_id, "PAUSED")
+    assert (paused["started_at"], paused["status_reason"]) == (None, "paused")
+    assert (await client.get(f"{PATH}/{execution_id}/explain")).json()["code"] == "paused"
+    await ask(client, execution_id, "resume")
+    detail = await reached(client, execution_id, "PENDING")
+    assert (detail["started_at"], detail["wake_at"] is None) == (None, False)
+    assert (await client.get(f"{PATH}/{execution_id}/explain")).json()["code"] == "delayed_start"
+    await ask(client, execution_id, "cancel")
+    assert (await ended(client, execution_id))["status"] == "CANCELLED"

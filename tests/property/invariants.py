@@ -218,10 +218,18 @@ class Invariants(RuleBasedStateMachine):
         assert not ((waited | heard) & {*record.given_up})
 
     @invariant()
+    def it_begins_when_its_time_has_come(self) -> None:
+        began = self.process.record.fields["started_at"]
+        assert began is None or began >= self.process.start_at
+
+    @invariant()
     def the_events_tell_every_status(self) -> None:
         events = self.process.record.events
-        told = [EXECUTION_FOLD[event.type] for event in events if event.type in EXECUTION_FOLD][-1]
-        assert told == self.process.record.fields["status"]
+        told = [event.type for event in events if event.type in EXECUTION_FOLD]
+        status = EXECUTION_FOLD[told[-1]]
+        if told[-1] == "execution_resumed" and "execution_started" not in told:
+            status = "PENDING"
+        assert status == self.process.record.fields["status"]
         steps = {event.step_id: STEP_FOLD[event.type] for event in events if event.type in STEP_FOLD}
         for step in self.process.workflow.steps:
             row = self.process.record.rows.get(step.id)

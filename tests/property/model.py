@@ -36,7 +36,7 @@ from app.domain.snapshot import Aborted, Failed, Outcome, Snapshot, split_path
 from app.domain.states import LEGAL, LEGAL_STEP, TERMINAL, ExecutionStatus
 from app.domain.steps import Effect
 from app.domain.waits import ChildWait, topics, wait_from
-from app.engine.driver import HOLD_SECONDS
+from app.engine.driver import ASLEEP, HOLD_SECONDS
 from app.engine.ports import Claim
 from app.engine.restore import restore
 from app.engine.rows import StepRow
@@ -126,12 +126,17 @@ class Process:
     in seconds of the run's time. `marks` are words for what `tests.property.reach` cannot tell from the record.
     """
 
-    def __init__(self, workflow: CompiledWorkflow, control: Any = None, merged: int = 500) -> None:
+    def __init__(
+        self, workflow: CompiledWorkflow, control: Any = None, merged: int = 500, start_in: float | None = None
+    ) -> None:
         self.workflow = workflow
         self.now = START
         queued = ExecutionQueued(workflow_id="wf_1", workflow_version=1)
         self.record = Record([Event(1, "execution_queued", None, START, 0, queued)])
         self.record.fields["control_text"] = encode(control or {})
+        self.start_at = START if start_in is None else START + timedelta(seconds=start_in)
+        if start_in is not None:
+            self.record.ready, self.record.fields["wake_at"] = False, self.start_at
         self.running: set[str] = set()
         self.launched: defaultdict[str, list[str]] = defaultdict(list)
         self.seen: list[tuple[str, str]] = []
@@ -273,7 +278,8 @@ class Process:
     def _release(self) -> Release:
         snapshot = self.snapshot
         if snapshot.status is ExecutionStatus.PENDING:
-            return Release(None, ready=True)
+            start_at = snapshot.control.start_at
+            return Release(start_at, ready=start_at is None or start_at <= self.now)
         wishes = not snapshot.may_run and bool(plan(self.workflow, replace(snapshot, may_run=True), self.tick()))
         return Release(next_wake(snapshot), ready=wishes)
 
@@ -368,9 +374,10 @@ class Process:
 
     def active_seconds(self) -> float:
         """The time since the run began, but for what it was PAUSED, by its events."""
-        total, since = 0.0, None
+        total, since, began = 0.0, None, False
         for event in self.record.events:
-            if event.type in {"execution_started", "execution_resumed"} and since is None:
+            began = began or event.type == "execution_started"
+            if began and event.type in {"execution_started", "execution_resumed"} and since is None:
                 since = event.timestamp
             elif event.type == "execution_paused" and since is not None:
                 total, since = total + (event.timestamp - since).total_seconds(), None
@@ -384,7 +391,7 @@ class Process:
     def asleep(self) -> bool:
         if self.ended:
             return False
-        return self.snapshot.status.value in {"WAITING", "PAUSED"} or not self.snapshot.may_run
+        return self.snapshot.status in ASLEEP or not self.snapshot.may_run
 
     @property
     def due(self) -> bool:

@@ -31,12 +31,15 @@ WISHES = ["pause", "pause", "resume", "resume", "step"]
 class Run(Invariants):
     """One execution from its acceptance to its end."""
 
-    @initialize(data=st.data(), merged=st.sampled_from([1, 3, 500]), at_once=st.sampled_from([True, True, True, False]))
-    def accept(self, data: st.DataObject, merged: int, at_once: bool) -> None:
+    @initialize(
+        data=st.data(), merged=st.sampled_from([1, 3, 500]), at_once=st.sampled_from([True, True, True, False]),
+        start_in=st.sampled_from([None, None, None, 20.0]),
+    )  # fmt: skip
+    def accept(self, data: st.DataObject, merged: int, at_once: bool, start_in: float | None) -> None:
         self.settled = {}
         self.children: set[str] = set()
         workflow = data.draw(workflows())
-        self.process = Process(workflow, data.draw(controls(workflow)), merged)
+        self.process = Process(workflow, data.draw(controls(workflow)), merged, start_in)
         if at_once:
             self.process.serve()
 

@@ -31,6 +31,7 @@ def spec(step_type: str, config_schema: Mapping[str, Any] = ANY_CONFIG) -> StepS
         effect=EFFECTS.get(step_type, Effect.IDEMPOTENT), config_schema=config_schema, output_schema={},
         retry=RetryPolicy(), timeout=60, ports_from="cases" if step_type == "switch" else None,
         default_port_from="default" if step_type == "switch" else None, function_from="function",
+        port_of=lambda output: output.get("case"),
     )  # fmt: skip
 
 

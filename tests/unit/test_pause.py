@@ -1,5 +1,7 @@
 """Pause and resume: no step starts while a run is held, and the time it is PAUSED does not count."""
 
+from datetime import timedelta
+
 import pytest
 
 from tests.unit.runs import Run
@@ -143,3 +145,16 @@ def test_a_paused_run_that_is_cancelled_says_so_and_ends() -> None:
     run = Run(*TWO).pause().succeed("a").cancel("never mind")
     assert run.status == "CANCELLED"
     assert run.told[-3:] == ["execution_cancelling", "step_skipped b", "execution_cancelled"]
+
+
+def test_a_run_that_has_not_begun_is_held_in_the_queue_and_goes_back_to_it() -> None:
+    run = Run({"id": "a"}, begin=False)
+    run.snapshot.may_run = False
+    run.snapshot.control.start_at = run.now + timedelta(days=200)
+    run.mail("pause", {"reason": "not now"})
+    assert (run.status, run.told) == ("PAUSED", ["execution_paused"])
+    run.go_on(600).resume()
+    assert (run.status, run.snapshot.started_at, run.snapshot.control.frozen) == ("PENDING", None, 0.0)
+    run.snapshot.may_run = True
+    assert run.go_on(86_400 * 100).status == "PENDING", "its time has not come"
+    assert run.go_on(86_400 * 100).status == "RUNNING"

@@ -17,10 +17,10 @@ from app.domain.states import (
 )
 
 EDGES = {
-    "PENDING": {"RUNNING", "CANCELLED", "FAILED"},
+    "PENDING": {"RUNNING", "PAUSED", "CANCELLED", "FAILED"},
     "RUNNING": {"WAITING", "PAUSED", "CANCELLING", "COMPLETED", "FAILED", "CANCELLED"},
     "WAITING": {"RUNNING", "PAUSED", "CANCELLING", "FAILED"},
-    "PAUSED": {"RUNNING", "CANCELLING", "FAILED"},
+    "PAUSED": {"PENDING", "RUNNING", "CANCELLING", "FAILED"},
     "CANCELLING": {"CANCELLED", "FAILED"},
     "COMPLETED": set(),
     "FAILED": set(),
@@ -70,11 +70,13 @@ def test_terminal_and_settled_are_exactly_the_dead_ends() -> None:
     assert StepStatus.SKIPPED in SETTLED
 
 
-def test_every_execution_can_end_and_none_goes_back_to_pending() -> None:
+def test_every_execution_can_end_and_none_goes_back_to_pending_but_from_a_pause_before_its_beginning() -> None:
     for status in ExecutionStatus:
         reached, todo = set(), [status]
         while todo:
-            for new in LEGAL[todo.pop()] - reached:
+            old = todo.pop()
+            back = {ExecutionStatus.PENDING} if old is ExecutionStatus.PAUSED else set()
+            for new in LEGAL[old] - reached - back:
                 reached.add(new)
                 todo.append(new)
         assert status.terminal or reached & TERMINAL

@@ -276,6 +276,7 @@ approvals = Table(
     ForeignKeyConstraint(["org_id", "execution_id"], ["executions.org_id", "executions.id"], ondelete="CASCADE"),
 )
 Index("ix_approvals_execution_id", approvals.c.execution_id)
+Index("ix_approvals_org_id_id", approvals.c.org_id, approvals.c.id)
 Index("ix_approvals_pending", approvals.c.org_id, approvals.c.id, postgresql_where=text("status = 'PENDING'"))
 
 result_cache = Table(
