@@ -20,7 +20,7 @@ def workflow(url: str) -> dict[str, Any]:
     steps = [
         call("look", "look", method="GET"),
         call("order", "order", "look"),
-        call("each", "each/${{ item }}", "order", for_each=[0, 1, 2, 3, 4, 5], max_parallel=2),
+        call("each", "each/${{ item }}", "order", for_each=[0, 1, 2, 3, 4, 5], max_parallel=1),
         call("last", "last", "each"),
     ]
     output = {"each": "${{ steps.each.output.map(answer, answer.status) }}", "last": "${{ steps.last.output.status }}"}
