@@ -14,7 +14,6 @@ from app.db.queries.executions import Row
 from app.db.tenancy import Tenancy
 from app.domain.carry import EarlierStep, Redo, carried, done_anew, is_approval, split_item
 from app.domain.compiled import CompiledWorkflow
-from app.domain.control import control_from
 from app.domain.errors import Conflict, Forbidden, NotFound, Problem, Problems
 from app.domain.jsontext import JSON, decode
 from app.domain.mail import clean_reason
@@ -187,8 +186,8 @@ class Lineages:
 
 def _counting(control: dict[str, JSON], row: Row, anew: Sequence[str]) -> dict[str, JSON]:
     """With how often steps were done again on purpose, in this and in earlier runs."""
-    again = control_from(decode(row["control"])).again
-    counted: dict[str, JSON] = {**again, **{name: again.get(name, 0) + 1 for name in anew}}
+    again: Any = _kept_control(row, ("again",)).get("again", {})
+    counted: dict[str, JSON] = again | {name: again.get(name, 0) + 1 for name in anew}
     return control | {"again": counted} if counted else control
 
 
