@@ -100,38 +100,29 @@ def signal(
     raise typer.Exit(work.signal(execution, letter, Access(server, token, data_dir), as_json=as_json))
 
 
-@controls.command(epilog=example("stepstream executions approve last --comment 'looks right'"))
-def approve(
-    approval: Approval,
-    comment: Comment = None,
-    data: Data = None,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Approve what an execution waits for."""
-    from app.cli import deciding as work
+def _add_decision(word: str, what_it_does: str, shown: str) -> None:
+    @controls.command(word, help=what_it_does, epilog=example(shown))
+    def decide(
+        approval: Approval,
+        comment: Comment = None,
+        data: Data = None,
+        as_json: AsJson = False,
+        server: Server = None,
+        token: Token = None,
+        data_dir: DataDir = None,
+    ) -> None:
+        from app.cli import deciding as work
 
-    decision = work.Decision("approve", comment, data)
-    raise typer.Exit(work.decide(approval, decision, Access(server, token, data_dir), as_json=as_json))
+        decision = work.Decision(word, comment, data)
+        raise typer.Exit(work.decide(approval, decision, Access(server, token, data_dir), as_json=as_json))
 
 
-@controls.command(epilog=example("stepstream executions reject last --comment 'a duplicate'"))
-def reject(
-    approval: Approval,
-    comment: Comment = None,
-    data: Data = None,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Reject what an execution waits for."""
-    from app.cli import deciding as work
-
-    decision = work.Decision("reject", comment, data)
-    raise typer.Exit(work.decide(approval, decision, Access(server, token, data_dir), as_json=as_json))
+_add_decision(
+    "approve", "Approve what an execution waits for.", "stepstream executions approve last --comment 'looks right'"
+)
+_add_decision(
+    "reject", "Reject what an execution waits for.", "stepstream executions reject last --comment 'a duplicate'"
+)
 
 
 @controls.command(

@@ -126,47 +126,24 @@ def diff(
     raise typer.Exit(work.diff(execution, other, Access(server, token, data_dir), as_json=as_json))
 
 
-@executions.command(epilog=example("stepstream executions timeline last"))
-def timeline(
-    execution: Execution,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Tell where the time of an execution went: queueing, attempts, backoff, waits, pauses."""
-    from app.cli import insight as work
+def _add_view(view: str, what_it_shows: str) -> None:
+    @executions.command(view, help=what_it_shows, epilog=example(f"stepstream executions {view} last"))
+    def show_view(
+        execution: Execution,
+        as_json: AsJson = False,
+        server: Server = None,
+        token: Token = None,
+        data_dir: DataDir = None,
+    ) -> None:
+        from app.cli import insight as work
 
-    raise typer.Exit(work.timeline(execution, Access(server, token, data_dir), as_json=as_json))
-
-
-@executions.command(epilog=example("stepstream executions graph last"))
-def graph(
-    execution: Execution,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Show the steps of an execution, what each needs, and the way that was taken."""
-    from app.cli import insight as work
-
-    raise typer.Exit(work.graph(execution, Access(server, token, data_dir), as_json=as_json))
+        show = {"timeline": work.timeline, "graph": work.graph, "lineage": work.lineage}[view]
+        raise typer.Exit(show(execution, Access(server, token, data_dir), as_json=as_json))
 
 
-@executions.command(epilog=example("stepstream executions lineage last"))
-def lineage(
-    execution: Execution,
-    as_json: AsJson = False,
-    server: Server = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Show an execution with its retries, its replays, and what it started."""
-    from app.cli import insight as work
-
-    raise typer.Exit(work.lineage(execution, Access(server, token, data_dir), as_json=as_json))
-
+_add_view("timeline", "Tell where the time of an execution went: queueing, attempts, backoff, waits, pauses.")
+_add_view("graph", "Show the steps of an execution, what each needs, and the way that was taken.")
+_add_view("lineage", "Show an execution with its retries, its replays, and what it started.")
 
 executions.add_typer(controls)
 executions.add_typer(debugging)

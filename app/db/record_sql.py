@@ -256,7 +256,8 @@ _ACCEPT_COLUMNS = attrgetter(
     "id", "org_id", "workflow_id", "workflow_version", "user_id", "input_text", "labels_text", "priority",
     "ip_address", "user_agent", "request_id", "queued_event_data", "audit_id", "idempotency_key", "fingerprint",
     "root_id", "retry_of", "forked_from", "parent_id", "parent_path", "depth", "control_text", "start_at", "queue_ttl",
-    "concurrency_key", "concurrency_limit", "on_limit", "rate_key", "rate_limit", "rate_seconds",
+    "slots.concurrency_key", "slots.concurrency_limit", "slots.on_limit", "slots.rate_key", "slots.rate_limit",
+    "slots.rate_seconds",
 )  # fmt: skip
 _STEP_COLUMNS = attrgetter(
     "path", "number", "name", "type", "status", "attempt", "failures", "input_text", "output_text", "ports_text",

@@ -61,6 +61,9 @@ class Slots:
     rate_seconds: float | None = None
 
 
+NO_LIMITS = Slots()
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledWorkflow:
     """A workflow, ready to run; `steps` are in topological order. `graph_text` is the JSON of its execution_graph."""

@@ -106,7 +106,6 @@ class Children:
             user_id=parent.user_id,
             created_at=clock.now(),
         )
-        slots = workflow.limits(request.input, execution)
         return NewExecution(
             id=child_id,
             org_id=parent.org_id,
@@ -131,12 +130,7 @@ class Children:
             parent_path=turn.path if request.waits else None,
             depth=parent.depth + 1,
             queue_ttl=workflow.definition.queue_ttl,
-            concurrency_key=slots.concurrency_key,
-            concurrency_limit=slots.concurrency_limit,
-            on_limit=slots.on_limit,
-            rate_key=slots.rate_key,
-            rate_limit=slots.rate_limit,
-            rate_seconds=slots.rate_seconds,
+            slots=workflow.limits(request.input, execution),
         )
 
     async def _origin(

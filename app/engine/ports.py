@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 from app.domain.budgets import SharedBudget
 from app.domain.carry import EarlierStep
 from app.domain.changes import Event
+from app.domain.compiled import NO_LIMITS, Slots
 from app.domain.jsontext import JSON
 from app.domain.mail import Mail
 from app.engine.rows import StoredStep
@@ -48,12 +49,7 @@ class NewExecution:
     control_text: str = "{}"
     start_at: datetime | None = None
     queue_ttl: float | None = None
-    concurrency_key: str | None = None
-    concurrency_limit: int | None = None
-    on_limit: str | None = None
-    rate_key: str | None = None
-    rate_limit: int | None = None
-    rate_seconds: float | None = None
+    slots: Slots = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,7 +272,6 @@ AS_ACCEPTED: dict[str, Any] = {
 def _new_execution(caller: Caller, request: StartRequest, workflow: CompiledWorkflow, version: int) -> NewExecution:
     origin = request.origin
     execution_id = clock.new_id("exec")
-    slots = _slots(caller, request, workflow, version, execution_id)
     queue_ttl = workflow.definition.queue_ttl if request.queue_ttl is None else request.queue_ttl
     return NewExecution(
         id=execution_id,
@@ -298,12 +297,7 @@ def _new_execution(caller: Caller, request: StartRequest, workflow: CompiledWork
         control_text=encode(dict(request.control)),
         start_at=request.start_at,
         queue_ttl=queue_ttl,
-        concurrency_key=slots.concurrency_key,
-        concurrency_limit=slots.concurrency_limit,
-        on_limit=slots.on_limit,
-        rate_key=slots.rate_key,
-        rate_limit=slots.rate_limit,
-        rate_seconds=slots.rate_seconds,
+        slots=_slots(caller, request, workflow, version, execution_id),
     )
 
 

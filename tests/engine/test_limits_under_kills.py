@@ -15,6 +15,7 @@ from typing import Any
 from app.db.recorder import GroupRecorder
 from app.db.tables.executions import HOLDS_A_SLOT
 from app.db.urls import ENGINE
+from app.domain.compiled import Slots
 from app.streaming.hub import Hub
 from tests.database import Database
 from tests.engine.harness import ORG, new_execution, save_workflow
@@ -102,8 +103,8 @@ async def accept_all(database: Database) -> None:
     recorder = GroupRecorder(Wire(database.role_url(ENGINE)).connect, Hub(), sender="accept", writers=1)
     recorder.start()
     limits: list[dict[str, Any]] = [
-        {"concurrency_key": "k", "concurrency_limit": OF_A_KEY, "on_limit": "queue"},
-        {"rate_key": "r", "rate_limit": OF_A_RATE, "rate_seconds": SECONDS},
+        {"slots": Slots("k", OF_A_KEY, "queue")},
+        {"slots": Slots(rate_key="r", rate_limit=OF_A_RATE, rate_seconds=SECONDS)},
         {},
     ]
     news = []
