@@ -69,6 +69,7 @@ from app.services.identity import Identity
 from app.services.insight import Insight
 from app.services.lineage import Lineages
 from app.services.run_facts import Limits
+from app.services.starts import Starts
 from app.services.streams import Streams
 from app.services.workflows import Workflows
 from app.settings import Settings
@@ -286,14 +287,15 @@ def make_services(
     sessions = Sessions(credentials, tokens, passwords, SignInThrottle(), refresh_ttl=settings.refresh_token_ttl)
     tenancy = storage.tenancy
     audit, streams_service = Audit(tenancy), Streams(tenancy, storage.hub, storage.log)
-    executions_service = Executions(
-        tenancy=tenancy,
+    executions_service = Executions(tenancy, definitions)
+    starts = Starts(
+        executions=executions_service,
         workflows=storage.source,
         definitions=definitions,
         recorder=storage.recorder,
         nudge=orchestrator.nudge,
     )
-    lineages = Lineages(tenancy, executions_service, audit)
+    lineages = Lineages(tenancy, starts, audit)
     return Services(
         authenticator=authenticator,
         tickets=StreamTickets(credentials, authenticator),
@@ -302,6 +304,7 @@ def make_services(
         audit=audit,
         workflows=Workflows(tenancy, definitions, steps, audit),
         executions=executions_service,
+        starts=starts,
         control=Control(tenancy, definitions, audit),
         lineages=lineages,
         budgets=DayBudgets(tenancy, audit, orchestrator.budgets.refresh),

@@ -255,7 +255,8 @@ NOTIFY_LIMIT = 7_900
 _ACCEPT_COLUMNS = attrgetter(
     "id", "org_id", "workflow_id", "workflow_version", "user_id", "input_text", "labels_text", "priority",
     "ip_address", "user_agent", "request_id", "queued_event_data", "audit_id", "idempotency_key", "fingerprint",
-    "root_id", "retry_of", "forked_from", "parent_id", "parent_path", "depth", "control_text", "start_at", "queue_ttl",
+    "origin.root_id", "origin.retry_of", "origin.forked_from", "parent_id", "parent_path", "depth", "control_text",
+    "start_at", "queue_ttl",
     "slots.concurrency_key", "slots.concurrency_limit", "slots.on_limit", "slots.rate_key", "slots.rate_limit",
     "slots.rate_seconds",
 )  # fmt: skip
@@ -273,7 +274,7 @@ _APPROVAL_COLUMNS = attrgetter(
 
 def accept_arguments(batch: Sequence[NewExecution]) -> list[list[Any]]:
     """The arrays of ACCEPT."""
-    carried = [(new.id, new.carried_from, path) for new in batch for path in new.carried]
+    carried = [(new.id, new.origin.source_id, path) for new in batch for path in new.origin.carried]
     return [*_columns([_ACCEPT_COLUMNS(new) for new in batch], 30), *_columns(carried, 3)]
 
 

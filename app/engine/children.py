@@ -1,7 +1,7 @@
 """Executions that a step of another execution starts."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from app import clock
@@ -13,7 +13,7 @@ from app.domain.errors import Problems, StepError
 from app.domain.jsontext import JSON, decode, encode
 from app.domain.states import ExecutionStatus
 from app.engine.definitions import Definitions
-from app.engine.ports import Claim, DefinitionSource, EarlierRun, EarlierRuns, NewExecution, Recorder
+from app.engine.ports import FRESH, Claim, DefinitionSource, EarlierRuns, NewExecution, Origin, Recorder
 from app.engine.transition import queued_event_data
 
 MAX_DEPTH = 8
@@ -41,16 +41,6 @@ class Turn:
     @property
     def text(self) -> str:
         return f"{self.iteration}.{self.failures}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """The earlier execution that a new one repairs (`retry`) or runs again, and what it takes over from it."""
-
-    run: EarlierRun
-    retry: bool
-    carried: Sequence[str]
-    control_text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,7 @@ class Children:
             message = f"The input does not fit workflow '{request.workflow_id}': {problems[0].detail}"
             raise StepError(message, code="input_schema_mismatch", retryable=False)
         child_id = _child_id(parent.id, turn)
-        origin = await self._origin(parent, turn, request, workflow)
+        origin, control = await self._origin(parent, turn, request, workflow)
         execution = run_context(
             execution_id=child_id,
             workflow_id=request.workflow_id,
@@ -121,12 +111,8 @@ class Children:
             queued_event_data=queued_event_data(request.workflow_id, head.version),
             audit_id=clock.new_id("audit"),
             parent_id=parent.id,
-            root_id=None if origin is None else origin.run.root_id,
-            retry_of=origin.run.id if origin is not None and origin.retry else None,
-            forked_from=origin.run.id if origin is not None and not origin.retry else None,
-            carried_from=None if origin is None else origin.run.id,
-            carried=() if origin is None else origin.carried,
-            control_text="{}" if origin is None else origin.control_text,
+            origin=origin,
+            control_text=encode(control_json(control)),
             parent_path=turn.path if request.waits else None,
             depth=parent.depth + 1,
             queue_ttl=workflow.definition.queue_ttl,
@@ -135,14 +121,14 @@ class Children:
 
     async def _origin(
         self, parent: Claim, turn: Turn, request: ChildRequest, workflow: CompiledWorkflow
-    ) -> _Origin | None:
-        """None for what is started for the first time, for the rounds of a `repeat`, and for what is done anew."""
+    ) -> tuple[Origin, Control]:
+        """What it repairs or runs again; FRESH for a first start, the rounds of a `repeat`, and what is done anew."""
         first = parent.root_id == parent.id and turn.failures == 0
         if first or turn.iteration > 0 or turn.again > 0 or not request.waits:
-            return None
+            return FRESH, Control()
         run = await self.earlier.child(parent.org_id, parent.root_id, turn.path, request.workflow_id)
         if run is None:
-            return None
+            return FRESH, Control()
         retry = run.status != ExecutionStatus.COMPLETED and run.input_text == encode(request.input)
         redo = Redo(from_start=not retry)
         taken = carried(workflow, run.steps, redo)
@@ -150,7 +136,7 @@ class Children:
         again = control.again | {
             name: control.again.get(name, 0) + 1 for name in done_anew(workflow, run.steps, redo, taken)
         }
-        return _Origin(run, retry, taken, encode(control_json(Control(again=again))))
+        return Origin(run.id, run.root_id, retry, taken), Control(again=again)
 
 
 def _child_id(parent_id: str, turn: Turn) -> str:

@@ -16,10 +16,31 @@ from app.engine.transition import Transition
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The execution that a new one repairs (`retry`) or runs again: steps with the paths `carried` are taken over."""
+
+    source_id: str | None = None
+    root_id: str | None = None
+    retry: bool = False
+    carried: Sequence[str] = ()
+
+    @property
+    def retry_of(self) -> str | None:
+        return self.source_id if self.retry else None
+
+    @property
+    def forked_from(self) -> str | None:
+        return None if self.retry else self.source_id
+
+
+FRESH = Origin()
+"""Begins anew: takes nothing over, and is its own root."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewExecution:
     """An execution to be accepted. `idempotency_key` and `fingerprint` come together or not at all.
 
-    The steps with the paths `carried` are copied from `carried_from` as reused. `root_id` None: it is its own root.
     `parent_path` is the step that waits for it. `start_at` and `queue_ttl` (seconds after that) bound its beginning.
     """
 
@@ -38,11 +59,7 @@ class NewExecution:
     audit_id: str
     idempotency_key: str | None = None
     fingerprint: str = ""
-    root_id: str | None = None
-    retry_of: str | None = None
-    forked_from: str | None = None
-    carried_from: str | None = None
-    carried: Sequence[str] = ()
+    origin: Origin = FRESH
     parent_id: str | None = None
     parent_path: str | None = None
     depth: int = 0

@@ -15,6 +15,7 @@ from app.services.health import Health
 from app.services.identity import Identity
 from app.services.insight import Insight
 from app.services.lineage import Lineages
+from app.services.starts import Starts
 from app.services.streams import Streams
 from app.services.workflows import Workflows
 
@@ -30,6 +31,7 @@ class Services:
     audit: Audit
     workflows: Workflows
     executions: Executions
+    starts: Starts
     control: Control
     lineages: Lineages
     budgets: DayBudgets

@@ -27,8 +27,9 @@ from app.domain.mail import MailKind, clean_reason
 from app.domain.states import ExecutionStatus, StepStatus
 from app.engine.definitions import Definitions
 from app.services.audit import Audit
-from app.services.executions import find_execution, unknown_steps
+from app.services.executions import find_execution
 from app.services.payloads import shown
+from app.services.step_names import unknown_steps
 
 MAX_SIGNALS, MAX_SIGNAL_BYTES = 1_000, 8 << 20
 """Signals that one execution keeps until a step uses them."""

@@ -18,8 +18,11 @@ from app.domain.errors import Conflict, Forbidden, NotFound, Problem, Problems
 from app.domain.jsontext import JSON, decode
 from app.domain.mail import clean_reason
 from app.domain.states import ExecutionStatus
+from app.engine.ports import Origin
 from app.services.audit import Audit
-from app.services.executions import Executions, Origin, Started, StartRequest, find_execution, unknown_outputs
+from app.services.executions import find_execution
+from app.services.starts import Started, StartRequest, Starts
+from app.services.step_names import unknown_outputs
 
 MAX_KIN = 200
 
@@ -67,16 +70,16 @@ class Lineage:
 class Lineages:
     """The use cases about executions made from others."""
 
-    def __init__(self, tenancy: Tenancy, executions: Executions, audit: Audit) -> None:
+    def __init__(self, tenancy: Tenancy, starts: Starts, audit: Audit) -> None:
         self._tenancy = tenancy
-        self._executions = executions
+        self._starts = starts
         self._audit = audit
 
     async def retry(self, caller: Caller, execution_id: str, request: RetryRequest) -> Started:
         """Repair an execution by a new one with the same input; what it had finished is not done again.
 
         Raises NotFound, Conflict unless it ended badly (or ended, and `from_step` is given), Problems for a step that
-        the version does not have, and whatever `Executions.start` does.
+        the version does not have, and whatever `Starts.start` does.
         """
         row, outcomes = await self._earlier(caller, execution_id)
         if row["status"] == ExecutionStatus.COMPLETED and request.from_step is None:
@@ -112,9 +115,9 @@ class Lineages:
     ) -> Started:
         """Run one step of a workflow alone; `outputs` stand for those of the steps before it.
 
-        Raises NotFound for an unknown workflow or step, and what `Executions.start` does.
+        Raises NotFound for an unknown workflow or step, and what `Starts.start` does.
         """
-        workflow, version = await self._executions.startable(caller, workflow_id)
+        workflow, version = await self._starts.startable(caller, workflow_id)
         if step_id not in workflow.by_id:
             raise NotFound("There is no such step")
         if asked := [name for name in workflow.by_id[step_id].upstream if is_approval(workflow.by_id[name])]:
@@ -126,7 +129,7 @@ class Lineages:
             raise Problems(f"{problems[0].pointer}: {problems[0].detail}", problems)
         control: dict[str, JSON] = {"only": step_id} | ({"pins": dict(outputs)} if outputs else {})
         wanted = StartRequest(workflow_id, value, idempotency_key=key, control=control, version=version)
-        return await self._executions.start(caller, wanted)
+        return await self._starts.start(caller, wanted)
 
     async def lineage(self, caller: Caller, execution_id: str) -> Lineage:
         """The kin of an execution, at most 200; raises NotFound."""
@@ -153,7 +156,7 @@ class Lineages:
         request: RetryRequest | ReplayRequest,
     ) -> Started:
         version = row["workflow_version"] if request.version == "same" else None
-        workflow, number = await self._executions.startable(caller, row["workflow_id"], version)
+        workflow, number = await self._starts.startable(caller, row["workflow_id"], version)
         if redo.from_step is not None and (problem := _step_problem(workflow, outcomes, redo.from_step)):
             raise Problems(problem.detail, [problem])
         retry = isinstance(request, RetryRequest)
@@ -169,9 +172,10 @@ class Lineages:
             idempotency_key=request.idempotency_key,
             control=_of_version(control, workflow) if inherited else control,
             version=number,
-            origin=Origin(row["id"], row["root_id"], retry, taken, asked),
+            origin=Origin(row["id"], row["root_id"], retry, taken),
+            asked=asked,
         )
-        started = await self._executions.start(caller, wanted)
+        started = await self._starts.start(caller, wanted)
         if request.reason is not None and not started.replayed:
             await self._note(caller, row["id"], started.row["id"], request.reason, retry=retry)
         return started

@@ -12,6 +12,7 @@ from app import clock
 from app.domain.errors import StepError
 from app.domain.jsontext import encode
 from app.domain.steps import Done
+from app.engine.ports import Origin
 from app.engine.step_types import StepContext
 from tests.database import Database
 from tests.engine.harness import Engine, engine, save_workflow
@@ -344,10 +345,7 @@ async def test_carried_steps_are_not_run_again(database: Database, sink: Sink) -
         broken[0] = False
         again = await running.start(
             failed["workflow_id"],
-            root_id=failed["id"],
-            retry_of=failed["id"],
-            carried_from=failed["id"],
-            carried=["s0"],
+            origin=Origin(failed["id"], failed["id"], retry=True, carried=["s0"]),
         )
         row = await running.finish(again)
         assert (row["status"], row["retry_of"], row["root_id"]) == ("COMPLETED", failed["id"], failed["id"])

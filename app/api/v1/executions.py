@@ -31,7 +31,7 @@ from app.db.queries.executions import ExecutionFilter
 from app.domain.errors import NotFound, Problem, Problems, StepstreamError
 from app.domain.states import ExecutionStatus, StepStatus
 from app.services import Services
-from app.services.executions import Started, StartRequest
+from app.services.starts import Started, StartRequest
 
 executions = router("/executions", "Executions")
 of_workflow = router("/workflows", "Executions")
@@ -318,7 +318,7 @@ async def _start(
         queue_ttl=options.queue_ttl,
         control=options.control(),
     )
-    return await started_answer(services, caller, await services.executions.start(caller, wanted), prefer)
+    return await started_answer(services, caller, await services.starts.start(caller, wanted), prefer)
 
 
 async def started_answer(services: Services, caller: Caller, started: Started, prefer: str | None) -> Response:
