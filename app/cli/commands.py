@@ -10,6 +10,7 @@ from app.cli.approvals import approvals
 from app.cli.executions import executions
 from app.cli.options import (
     Access,
+    AsJson,
     Breakpoints,
     DataDir,
     Limits,
@@ -101,6 +102,14 @@ def migrate(data_dir: DataDir = None) -> None:
     from app.cli import up as work
 
     raise typer.Exit(work.migrate(data_dir))
+
+
+@cli.command()
+def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Check that the record is sound: DATABASE_URL's, or the embedded one's. Exits with 0 if it is, else with 1."""
+    from app.cli import doctor as work
+
+    raise typer.Exit(work.doctor(data_dir, as_json=as_json))
 
 
 @cli.command()

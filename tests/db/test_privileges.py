@@ -28,7 +28,8 @@ ALLOWED = {
         "SELECT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
             workflows workflow_versions refresh_tokens stream_tickets approvals result_cache
-            usage_by_day day_budgets""",
+            usage_by_day day_budgets
+            audit_logs.id audit_logs.action audit_logs.resource_id audit_logs.details""",
         "INSERT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
             audit_logs approvals result_cache usage_by_day""",
