@@ -84,10 +84,15 @@ class Process:
             self._spoke.notify_all()
 
 
+def clean_environment() -> dict[str, str]:
+    """What this process got from its own, but for what would change what a command of ours does."""
+    inherited = {name: value for name, value in os.environ.items() if not _OURS.search(name)}
+    return {**inherited, **_NO_LIMITS, "PYTHONPATH": str(ROOT)}
+
+
 @asynccontextmanager
 async def stepstream(*arguments: str | Path, **environment: str) -> AsyncIterator[Process]:
     """A command while it runs; killed at the end if it still does."""
-    inherited = {name: value for name, value in os.environ.items() if not _OURS.search(name)}
     with tempfile.TemporaryDirectory() as elsewhere:
         process = Process(
             await asyncio.create_subprocess_exec(
@@ -96,7 +101,7 @@ async def stepstream(*arguments: str | Path, **environment: str) -> AsyncIterato
                 "app.cli",
                 *map(str, arguments),
                 cwd=elsewhere,
-                env={**inherited, **_NO_LIMITS, "PYTHONPATH": str(ROOT), "HOME": elsewhere, **environment},
+                env={**clean_environment(), "HOME": elsewhere, **environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
