@@ -20,6 +20,9 @@ def services(request: Request) -> Services:
 
 ServicesDep = Annotated[Services, Depends(services)]
 
+_CREDENTIALS = frozenset({"token", "access_token", "api_key", "ticket"})
+"""What clients put into a URL, where it would be logged."""
+
 
 class Require:
     """Depends on a caller with a permission, or (None) on any caller. Every route has one or says why it is public."""
@@ -41,13 +44,13 @@ class Public:
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def __call__(self) -> None:
-        return None
+    def __call__(self, request: Request) -> None:
+        demand_readable(request)
 
 
 async def authenticate(connection: HTTPConnection, services: Services) -> Caller:
     """The caller behind a request or a WebSocket handshake; raises Unauthenticated."""
-    if {"token", "access_token", "api_key"} & set(connection.query_params):
+    if _CREDENTIALS & set(connection.query_params):
         raise StepstreamError("Send the credential in the Authorization header", code="token_in_query")
     headers = connection.headers.getlist("authorization")
     if len(headers) > 1:

@@ -8,12 +8,13 @@ import asyncio
 import math
 import re
 from dataclasses import dataclass
-from email.message import Message
 from typing import Any
 
 import yaml
 
-from app.api.request import MAX_DEPTH, StrictRequest, Unreadable
+from app.api.request import JSON as JSON_TYPE
+from app.api.request import StrictRequest, demand_media_type
+from app.api.strict_json import MAX_DEPTH, read_json
 from app.domain.definition import WorkflowDefinition
 from app.domain.errors import StepstreamError, clean_text
 from app.domain.jsontext import JSON
@@ -38,18 +39,11 @@ _MOST_DIGITS = 21
 async def read_document(request: StrictRequest) -> object:
     """The JSON value of the body; a dependency, to stand behind the one that authenticates.
 
-    Raises `unsupported_media_type`, `invalid_json` or `invalid_yaml`, the latter two with the line.
+    Raises what `demand_media_type` and `read_json` do, and `invalid_yaml`, with the line.
     """
-    kind = _media_type(request)
-    if kind in YAML_TYPES:
-        return await asyncio.to_thread(parse_yaml, await request.body())
-    if kind != "application/json":
-        detail = "A workflow is sent as `Content-Type: application/json` or `application/yaml`, in UTF-8"
-        raise StepstreamError(detail, code="unsupported_media_type")
-    value = await request.json()
-    if isinstance(value, Unreadable):
-        raise StepstreamError(value.detail, code=value.code)
-    return value
+    kind = demand_media_type(request, YAML_TYPES | {JSON_TYPE})
+    body = await request.body()
+    return await asyncio.to_thread(parse_yaml, body) if kind in YAML_TYPES else read_json(body)
 
 
 def parse_yaml(body: bytes) -> JSON:
@@ -173,14 +167,6 @@ def _storable(text: str, line: int) -> str:
     except UnicodeEncodeError:
         raise _refusal("a lone surrogate is no character", line) from None
     return text
-
-
-def _media_type(request: StrictRequest) -> str | None:
-    """The media type of the body; None when it is missing or names another character set than UTF-8."""
-    message = Message()
-    message["content-type"] = request.headers.get("content-type", "")
-    charset = message.get_content_charset("utf-8")
-    return message.get_content_type() if message["content-type"] and charset in {"utf-8", "us-ascii"} else None
 
 
 def _words(problem: str | None, text: str, mark: yaml.Mark | None) -> str:

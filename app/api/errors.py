@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.problems import REGISTRY
-from app.api.request import Unreadable
 from app.api.responses import problem
 from app.domain.errors import MAX_PROBLEMS, Problem, Problems, StepstreamError, Unauthenticated
 
@@ -27,7 +26,11 @@ _BY_STATUS = {
     503: "draining",
 }
 
-_VALIDATION_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
+_VALIDATION_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "invalid_character": "invalid_character",
+}
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -64,8 +67,6 @@ def domain_problem(request: Request, error: Exception) -> Response:
 async def _invalid_request(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         return internal_problem(request, error)
-    if isinstance(error.body, Unreadable):
-        return answer(request, error.body.code, error.body.detail)
     if isinstance(error.body, bytes):
         return answer(request, "unsupported_media_type", "The body must be application/json")
     problems = [_validation_problem(item) for item in error.errors()[:MAX_PROBLEMS]]

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from fastapi import Depends
+from fastapi import APIRouter, Depends
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse, Response
@@ -10,10 +10,9 @@ from starlette.responses import HTMLResponse, Response
 from app.api.deps import Public, ServicesDep
 from app.api.problems import REGISTRY, RUN_CODES
 from app.api.responses import NO_STORE, Json
-from app.api.routing import router
 from app.domain.errors import NotFound
 
-operations = router("", "Operations")
+operations = APIRouter(tags=["Operations"])
 
 
 class HealthReport(BaseModel):

@@ -22,6 +22,7 @@ REGISTRY: dict[str, ProblemType] = {
         400,
         False,
         invalid_json=("The body is not JSON", "Send valid UTF-8 JSON: no NaN, no trailing commas, no byte order mark."),
+        json_too_deep=("The body is nested too deeply", "The limit is 32 levels of lists and objects."),
         invalid_yaml=("The body is not YAML", "Send one YAML document of plain values: no tags, no aliases."),
         invalid_request=("The request cannot be read", "Check the method, the path and the headers."),
         invalid_idempotency_key=(
@@ -109,6 +110,9 @@ REGISTRY: dict[str, ProblemType] = {
     **_at(
         422,
         False,
+        number_out_of_range=("A number is too large", "Numbers are those of 64 bits, whole or decimal."),
+        unknown_parameter=("There is no such query parameter", "Check its spelling; `errors` names it."),
+        duplicate_parameter=("A query parameter is given twice", "Send it once; `errors` names it."),
         validation_error=("The request is not valid", "`errors` lists everything that is wrong, each with a pointer."),
         workflow_invalid=("The workflow cannot run", "`errors` lists its problems; mend them and save it again."),
         input_schema_mismatch=("The input does not fit the workflow", "Compare it with the workflow's `input` schema."),

@@ -1,73 +1,84 @@
-"""Reading bodies strictly. What cannot be read is noted, not raised, so that a caller is authenticated first."""
+"""Reading requests strictly. What cannot be read is noted, not raised, so that a caller is authenticated first."""
 
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine
+from email.message import Message
 from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.parameters import Parameters
+from app.api.strict_json import read_json
 from app.domain.errors import StepstreamError
-from app.domain.jsontext import NotJson, decode
 
-MAX_DEPTH = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Stands for a body that is no JSON; whatever validates it refuses it, and the answer says why."""
-
-    code: str
-    detail: str
+JSON = "application/json"
 
 
 class StrictRequest(Request):
-    """A request whose JSON is strict: no NaN, no duplicate meanings, no bytes behind the value, bounded depth."""
+    """A request with the parameters that its route declares, and a body that is strict JSON."""
 
-    unreadable: Unreadable | None = None
-    """What is wrong with the body, once it has been read."""
+    refusal: StepstreamError | None = None
+    """What is wrong with the query string or, once it has been read, with the body."""
+
+    needs_body: bool = False
+
+    async def body(self) -> bytes:
+        """The bytes of the body."""
+        body = await super().body()
+        if self.needs_body and not body:
+            self.refusal = self.refusal or StepstreamError("The body is empty", code="invalid_json")
+        return body
 
     async def json(self) -> Any:
-        body = await self.body()
+        """The body's value; an error, which no model takes for a value, if there is none."""
         try:
-            value = decode(body)
-        except NotJson as error:
-            return self._refuse(f"The body is not JSON: {error}")
-        if _too_deep(value, MAX_DEPTH):
-            return self._refuse(f"The body is nested more than {MAX_DEPTH} levels deep")
-        return value
-
-    def _refuse(self, detail: str) -> Unreadable:
-        self.unreadable = Unreadable("invalid_json", detail)
-        return self.unreadable
+            demand_media_type(self, {JSON})
+            return read_json(await self.body())
+        except StepstreamError as error:
+            self.refusal = self.refusal or error
+            return error
 
 
 def demand_readable(request: Request) -> None:
-    """Raise if the body was read and is no JSON.
+    """Raise what was found wrong with the request as it was read.
 
     Validation alone does not find it: to a model in which everything may be left out, any object is one that leaves
     everything out.
     """
-    if isinstance(request, StrictRequest) and request.unreadable is not None:
-        raise StepstreamError(request.unreadable.detail, code=request.unreadable.code)
+    if isinstance(request, StrictRequest) and request.refusal is not None:
+        raise request.refusal
 
 
-def _too_deep(value: object, levels: int) -> bool:
-    if isinstance(value, dict):
-        return levels == 0 or any(_too_deep(item, levels - 1) for item in value.values())
-    if isinstance(value, list):
-        return levels == 0 or any(_too_deep(item, levels - 1) for item in value)
-    return False
+def demand_media_type(request: Request, accepted: Collection[str]) -> str:
+    """The media type of the body, one of the accepted ones and in UTF-8.
+
+    Raises `unsupported_media_type` or `unsupported_content_encoding`.
+    """
+    if set(request.headers.getlist("content-encoding")) - {"identity"}:
+        raise StepstreamError("The body is sent without Content-Encoding", code="unsupported_content_encoding")
+    given = request.headers.getlist("content-type")
+    message = Message()
+    message["content-type"] = given[0] if len(given) == 1 else ""
+    kind, charset = message.get_content_type(), message.get_content_charset("utf-8")
+    if not message["content-type"] or kind not in accepted or charset not in {"utf-8", "us-ascii"}:
+        kinds = " or ".join(f"`{each}`" for each in sorted(accepted))
+        raise StepstreamError(f"The body is sent as `Content-Type:` {kinds}, in UTF-8", code="unsupported_media_type")
+    return kind
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its body strictly."""
+    """A route that takes the parameters it declares, and reads its body strictly."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        parameters = Parameters.of(self.dependant)
+        needs_body = self.body_field is not None and self.body_field.field_info.is_required()
 
         async def strict(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
+            request = StrictRequest(request.scope, request.receive)
+            request.needs_body = needs_body
+            request.refusal = parameters.refusal(request.query_params)
+            return await handle(request)
 
         return strict

@@ -9,6 +9,8 @@ from app.api.problems import REGISTRY
 from app.api.request import StrictRoute
 from app.api.v1.schemas.problem import Problem
 
+_PARAMETERS = ("unknown_parameter", "duplicate_parameter")
+_JSON_BODY = ("json_too_deep", "number_out_of_range", "unsupported_content_encoding")
 _ALWAYS = ("missing_credentials", "invalid_token", "insufficient_scope", "body_too_large", "database_unavailable")
 
 
@@ -18,9 +20,13 @@ def router(prefix: str, tag: str) -> APIRouter:
 
 
 def problems(*codes: str, public: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The documented problem answers of an operation; those of every protected route are added unless `public`."""
+    """The documented problem answers of an operation.
+
+    Added are those of every route, of every protected one unless `public`, and of bodies where `invalid_json` is named.
+    """
     by_status: dict[int, list[str]] = {}
-    for code in dict.fromkeys((*codes, *(() if public else _ALWAYS))):
+    of_body = _JSON_BODY if "invalid_json" in codes else ()
+    for code in dict.fromkeys((*codes, *of_body, *_PARAMETERS, *(() if public else _ALWAYS))):
         by_status.setdefault(REGISTRY[code].status, []).append(code)
     return {status: _documented(found) for status, found in sorted(by_status.items())}
 

@@ -47,7 +47,7 @@ async def test_asking_again_is_no_error_and_an_empty_body_is_enough(client, data
     assert [mail["kind"] for mail in await mail_of(database, execution_id)] == [wish, wish]
 
 
-@pytest.mark.parametrize("body", [b"{", b'{"reason": NaN}', b'{"reason": "\\ud800"}', b"[" * 100 + b"]" * 100])
+@pytest.mark.parametrize("body", [b"{", b'{"reason": NaN}', b'{"reason": "\\ud800"}', b"[1,]"])
 async def test_a_body_that_is_no_json_is_not_taken_for_none(client, database, workflow, body):
     execution_id = await add_execution(database, workflow, "FAILED", fingerprint="f1")
     running = await add_execution(database, workflow)

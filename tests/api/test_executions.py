@@ -212,12 +212,12 @@ async def test_cancel_is_durable_and_refused_once_it_has_ended(client, database)
     [
         (b'{"workflow_id": "x", "input": NaN}', {}, 400, "invalid_json"),
         (b"not json", {}, 400, "invalid_json"),
-        (b"", {}, 422, "validation_error"),
+        (b"", {}, 400, "invalid_json"),
         (b"[1]", {}, 422, "validation_error"),
         (b'{"workflow_id": "x", "org_id": "org_other"}', {}, 422, "validation_error"),
         (b'{"workflow_id": "x"}', {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
         (b'{"workflow_id": "wf_none"}', {}, 404, "not_found"),
-        (b'{"workflow_id": "x", "input": ' + b"[" * 100 + b"]" * 100 + b"}", {}, 400, "invalid_json"),
+        (b'{"workflow_id": "x", "input": ' + b"[" * 100 + b"]" * 100 + b"}", {}, 400, "json_too_deep"),
         (b'{"workflow_id": "x", "input": "' + b"a" * (1 << 20) + b'"}', {}, 413, "body_too_large"),
     ],
 )

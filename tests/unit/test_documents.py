@@ -13,7 +13,8 @@ from app.api.documents import (
     parse_yaml,
     read_document,
 )
-from app.api.request import MAX_DEPTH, StrictRequest
+from app.api.request import StrictRequest
+from app.api.strict_json import MAX_DEPTH
 from app.domain.errors import StepstreamError
 from app.domain.schemas import compile_schema, schema_problems
 
@@ -206,7 +207,6 @@ async def test_other_media_types_are_refused(content_type: str | None) -> None:
         (b'{"a": 1} x', 1),
         (b"\xef\xbb\xbf{}", 1),
         (b'{"a": "\\ud800"}', 1),
-        (b'{"a": 1e400}', 1),
         ('{"a": 1}'.encode("utf-16"), 1),
     ],
 )
@@ -215,12 +215,6 @@ async def test_what_is_no_json_is_refused_with_its_line(body: bytes, line: int) 
         await read(body, "application/json")
     assert refused.value.error_code == "invalid_json"
     assert f"line {line} " in refused.value.detail
-
-
-async def test_json_that_nests_too_deep_is_refused() -> None:
-    with pytest.raises(StepstreamError) as refused:
-        await read(b"[" * 100_000, "application/json")
-    assert refused.value.error_code == "invalid_json"
 
 
 @pytest.mark.parametrize("example", [JSON_EXAMPLE, parse_yaml(YAML_EXAMPLE.encode())], ids=["json", "yaml"])

@@ -12,7 +12,7 @@ from starlette.types import Message
 from app import clock
 from app.api import routing
 from app.api.deps import Public, Require, ServicesDep
-from app.api.request import StrictRoute
+from app.api.request import StrictRoute, demand_media_type
 from app.api.responses import NO_STORE, Json
 from app.api.routing import problems
 from app.api.v1.schemas.auth import (
@@ -57,8 +57,7 @@ class FormRoute(StrictRoute):
 
 
 async def _form_body(request: Request) -> bytes:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
-        raise StepstreamError(f"The body must be {FORM}", code="unsupported_media_type")
+    demand_media_type(request, {FORM})
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

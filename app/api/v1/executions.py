@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from app.api.deps import Require, ServicesDep
 from app.api.pagination import Cursor, Limit, page_answer
+from app.api.parameters import Prefixed
 from app.api.responses import NO_STORE, Json
 from app.api.routing import problems, router
 from app.api.text.answer import TEXT_FORMS
@@ -136,7 +137,7 @@ Statuses = Annotated[
 
 
 def execution_filter(
-    request: Request,
+    labels: Annotated[dict[str, str], Depends(Prefixed("label."))],
     statuses: Statuses = None,
     workflow_id: Annotated[str | None, Query(max_length=64)] = None,
     created_after: AwareDatetime | None = None,
@@ -148,11 +149,6 @@ def execution_filter(
     root_id: Annotated[Id | None, Query(description="This execution and its retries and replays.")] = None,
 ) -> ExecutionFilter:
     """The filter in the query string; `label.<key>=<value>` narrows by label."""
-    labels = {
-        name.removeprefix("label."): value
-        for name, value in request.query_params.multi_items()
-        if name.startswith("label.")
-    }
     wanted = frozenset(map(execution_status, statuses or ()))
     return ExecutionFilter(
         statuses=wanted,
