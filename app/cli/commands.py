@@ -10,7 +10,6 @@ from app.cli.approvals import approvals
 from app.cli.executions import executions
 from app.cli.options import (
     Access,
-    AsJson,
     Breakpoints,
     DataDir,
     Limits,
@@ -104,12 +103,25 @@ def migrate(data_dir: DataDir = None) -> None:
     raise typer.Exit(work.migrate(data_dir))
 
 
-@cli.command()
-def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Check that the record is sound: DATABASE_URL's, or the embedded one's. Exits with 0 if it is, else with 1."""
+@cli.command(
+    epilog="\n\n".join(
+        (
+            "[bold]Exit status[/bold]",
+            "0  every rule holds",
+            "1  a rule is broken",
+            "2  it could not be told: no database, another version's schema, or a rule that took too long",
+        )
+    )
+)
+def doctor(
+    data_dir: DataDir = None,
+    timeout: Annotated[str, typer.Option(help="How long one rule may take: 30s, 5m, 1h.")] = "5m",
+    as_json: Annotated[bool, typer.Option("--json", help="Print every rule and what breaks it, for programs.")] = False,
+) -> None:
+    """Check that the record is sound: DATABASE_URL's, or the embedded one's. It changes nothing."""
     from app.cli import doctor as work
 
-    raise typer.Exit(work.doctor(data_dir, as_json=as_json))
+    raise typer.Exit(work.doctor(data_dir, timeout, as_json=as_json))
 
 
 @cli.command()

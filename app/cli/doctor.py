@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -12,43 +12,110 @@ from rich.text import Text
 from app.auth.secret import derive_password
 from app.cli.deployment import chosen_database, load_settings
 from app.cli.drawing import printable
+from app.cli.failures import CommandFailed, explain, report
+from app.db.doctor import Report, diagnose
 from app.db.engines import connect
-from app.db.invariants import Verdict, examine
+from app.db.errors import translated
+from app.db.invariants import Verdict
 from app.db.urls import ENGINE, role_url
+from app.domain.durations import parse_duration
 from app.logs import configure_logs
+from app.settings import Settings
+
+SOUND, BROKEN, UNKNOWN = 0, 1, 2
+_STATUS = {SOUND: "sound", BROKEN: "broken", UNKNOWN: "unknown"}
+_CLOSING_SECONDS = 10.0
 
 
-def doctor(data_dir: Path | None, *, as_json: bool) -> int:
-    """Examine the database and say which rules hold; the exit status, 1 if one does not."""
+def doctor(data_dir: Path | None, timeout: str, *, as_json: bool) -> int:
+    """Examine the database and say which rules hold; the exit status: 0 sound, 1 broken, 2 it could not be told."""
     configure_logs("human", "warning")
-    verdicts = asyncio.run(_examined(data_dir))
+    try:
+        found = asyncio.run(_examined(load_settings(data_dir=data_dir), data_dir, _seconds(timeout)))
+    except Exception as error:  # noqa: BLE001 - whatever kept it from looking says nothing about the record
+        if as_json:
+            print(json.dumps({"status": _STATUS[UNKNOWN], "error": explain(error)}, indent=2))
+        else:
+            report(error)
+        return UNKNOWN
+    status = BROKEN if found.broken else UNKNOWN if found.undecided else SOUND
     if as_json:
-        broken = {verdict.rule: verdict.broken_by for verdict in verdicts if verdict.broken_by}
-        print(json.dumps({"sound": not broken, "rules": len(verdicts), "broken": broken}, indent=2, default=str))
+        rules = [_as_json(verdict) for verdict in found.verdicts]
+        print(json.dumps({"status": _STATUS[status], "rules": rules, "warnings": found.warnings}, indent=2))
     else:
-        _show(verdicts)
-    return 1 if any(verdict.broken_by for verdict in verdicts) else 0
+        _show(found)
+    return status
 
 
-async def _examined(data_dir: Path | None) -> list[Verdict]:
-    async with chosen_database(load_settings(data_dir=data_dir), data_dir) as (settings, admin_url):
-        url = role_url(settings, ENGINE, partial(derive_password, settings.db_secret), admin_url)
-        connection = await connect(url, "stepstream-doctor")
+def _seconds(timeout: str) -> float:
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        raise CommandFailed(f"--timeout: {error}") from error
+    if seconds <= 0:
+        raise CommandFailed("--timeout: a rule needs some time")
+    return seconds
+
+
+async def _examined(settings: Settings, data_dir: Path | None, rule_timeout: float) -> Report:
+    async with chosen_database(settings, data_dir) as (chosen, admin_url):
+        url = role_url(chosen, ENGINE, partial(derive_password, chosen.db_secret), admin_url)
+        with translated():
+            connection = await connect(url, "stepstream-doctor", command_timeout=rule_timeout + _CLOSING_SECONDS)
         try:
-            return await examine(connection)
-        finally:
-            await connection.close()
-
-
-def _show(verdicts: Sequence[Verdict]) -> None:
-    console = Console(highlight=False)
-    for verdict in verdicts:
-        mark = Text("✗ ", "red") if verdict.broken_by else Text("✓ ", "green")
-        console.print(mark.append(verdict.rule, ""))
-        for row in verdict.broken_by:
-            console.print(
-                Text("    " + ", ".join(f"{name} {printable(str(value))}" for name, value in row.items()), "red")
+            # After its lease a dead process is found by the next scan; after an outage leases count again one ttl late.
+            patience = chosen.lease_ttl + 2 * chosen.scan_interval + 30
+            return await diagnose(
+                connection, patience=patience, rule_timeout=rule_timeout, between_looks=partial(asyncio.sleep, patience)
             )
-    broken = sum(1 for verdict in verdicts if verdict.broken_by)
-    said = f"{broken} of {len(verdicts)} rules are broken" if broken else f"All {len(verdicts)} rules hold"
-    console.print(Text(said, "bold red" if broken else "bold green"))
+        finally:
+            await connection.close(timeout=_CLOSING_SECONDS)
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "rule": verdict.rule.name,
+        "says": verdict.rule.says,
+        "backs": verdict.rule.backs,
+        "holds": None if verdict.unknown is not None else not verdict.count,
+        "broken_by": verdict.count,
+        "examples": [{name: _plain(value) for name, value in row.items()} for row in verdict.shown],
+        "undecided": verdict.unknown,
+    }
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _show(found: Report) -> None:
+    console = Console(highlight=False)
+    for verdict in found.verdicts:
+        mark, style = (
+            ("?", "yellow") if verdict.unknown is not None else ("✗", "red") if verdict.count else ("✓", "green")
+        )
+        console.print(Text.assemble((f"{mark} ", style), (verdict.rule.name, "bold"), "  ", verdict.rule.says))
+        if verdict.unknown is not None:
+            console.print(Text(f"    not decided: {verdict.unknown}", "yellow"))
+        for row in verdict.shown:
+            told = ", ".join(
+                printable(value) if name == "id" else f"{name} {printable(value)}" for name, value in row.items()
+            )
+            console.print(Text(f"    {told}", "red"), soft_wrap=True)
+        if verdict.count > len(verdict.shown):
+            console.print(Text(f"    and {verdict.count - len(verdict.shown)} more", "red"))
+    for warning in found.warnings:
+        console.print(Text.assemble(("! ", "yellow"), warning))
+    console.print(_sum(found))
+
+
+def _sum(found: Report) -> Text:
+    total = len(found.verdicts)
+    if found.broken:
+        promises = sorted({number for verdict in found.broken for number in verdict.rule.backs if number[0] == "P"})
+        return Text(
+            f"{len(found.broken)} of {total} rules are broken: {', '.join(promises)} cannot be relied on", "bold red"
+        )
+    if found.undecided:
+        return Text(f"{len(found.undecided)} of {total} rules are undecided, no other is broken", "bold yellow")
+    return Text(f"All {total} rules hold", "bold green")

@@ -183,9 +183,9 @@ async def check(urls: Mapping[str, str]) -> list[str]:
                 continue
             try:
                 findings += await _check_login(connection, role)
-                warnings |= dict.fromkeys(await _warnings(connection))
+                warnings |= dict.fromkeys(await lax_settings(connection))
                 if not catalogue_seen:
-                    await _check_schema(connection)
+                    await check_schema(connection)
                     findings += [finding for rule in RULES for finding in await violations(connection, rule)]
                     catalogue_seen = True
             finally:
@@ -206,14 +206,16 @@ async def _check_login(connection: DriverConnection, role: str) -> list[str]:
     return [] if name == role else [f"The URL for {role} acts as {name}: let it log in as {role}"]
 
 
-async def _warnings(connection: DriverConnection) -> list[str]:
+async def lax_settings(connection: DriverConnection) -> list[str]:
+    """What of the server's settings can cost executions, a sentence each."""
     return [
         f"The server runs with {row['name']}=off: a crash can lose executions that were answered with success"
         for row in await connection.fetch(_LAX_SETTINGS)
     ]
 
 
-async def _check_schema(connection: DriverConnection) -> None:
+async def check_schema(connection: DriverConnection) -> None:
+    """Raise SchemaOutdated unless the database has the schema of this version."""
     head, known = known_revisions()
     try:
         revision = await connection.fetchval("SELECT version_num FROM public.alembic_version")

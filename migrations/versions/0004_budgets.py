@@ -49,11 +49,9 @@ def upgrade() -> None:
     op.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON day_budgets TO stepstream_api")
     op.execute("GRANT SELECT, INSERT, UPDATE ON usage_by_day TO stepstream_engine")
     op.execute("GRANT SELECT ON day_budgets TO stepstream_engine")
-    op.execute("GRANT SELECT (id, action, resource_id, details) ON audit_logs TO stepstream_engine")
 
 
 def downgrade() -> None:
     op.drop_index("ix_approvals_org_id_id", "approvals")
-    op.execute("REVOKE SELECT (id, action, resource_id, details) ON audit_logs FROM stepstream_engine")
     for table in TABLES:
         op.drop_table(table)
