@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     cancel_grace: float = Field(default=10.0, ge=0, le=600)
     drain_budget: float = Field(default=20.0, ge=0, le=600)
 
+    crashpoints: str = Field(default="", description="For tests of recovery: where to die, see `app.crashpoints`.")
+
     access_token_ttl: float = Field(default=600.0, ge=30, le=86_400)
     refresh_token_ttl: float = Field(default=30 * 86_400.0, ge=60)
     max_body: int = Field(default=1 << 20, ge=1024)

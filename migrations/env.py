@@ -11,6 +11,7 @@ import logging
 from alembic import context
 from sqlalchemy import Connection
 
+from app.crashpoints import crashpoint
 from app.db.migrate import migration_connection
 from app.db.tables import metadata
 from app.settings import Settings, SettingsError
@@ -22,10 +23,15 @@ def run(connection: Connection) -> None:
         connection=connection,
         target_metadata=metadata,
         transaction_per_migration=True,
-        on_version_apply=lambda step, **_: applied.append(str(step.up_revision_id)),
+        on_version_apply=lambda step, **_: _applied(applied, str(step.up_revision_id)),
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _applied(applied: list[str], revision: str) -> None:
+    crashpoint("in_migration")
+    applied.append(revision)
 
 
 async def run_from_command_line() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from rich.console import Console
 
+from app import crashpoints
 from app.cli.banner import Place, announce_admin, greet
 from app.cli.deployment import (
     Prepared,
@@ -119,6 +120,7 @@ def migrate(data_dir: Path | None) -> int:
     """Migrate DATABASE_URL's database or, without it or with a data directory, the embedded one; the exit code."""
     settings = load_settings(data_dir=data_dir)
     configure_logs("human", "warning")
+    crashpoints.arm(settings.crashpoints)
     return asyncio.run(_migrate(settings, external=data_dir is None and names_database(settings)))
 
 
@@ -176,3 +178,4 @@ def _configure(settings: Settings) -> None:
     if "log_format" not in settings.model_fields_set and sys.stderr.isatty():
         chosen = "human"
     configure_logs(chosen, settings.log_level)
+    crashpoints.arm(settings.crashpoints)

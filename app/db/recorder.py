@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 
 from app import clock
+from app.crashpoints import crashpoint
 from app.db.errors import domain_error
 from app.db.group_commit import GroupCommit, OnFlush, Refused, ignore_flush
 from app.db.link import PIN_PLANS, Connect, Link
@@ -124,6 +125,7 @@ class GroupRecorder:
                 rows = await self._acceptor.fetch(ACCEPT, *arguments)
         except Exception as error:
             raise _refusal(error) or error from error
+        crashpoint("in_accept")
         found: dict[str, AcceptResult] = {row["id"]: Accepted(row["created_at"]) for row in rows}
         missing = [new for new in news if new.id not in found]
         return found | await self._kept(missing) if missing else found
@@ -154,7 +156,9 @@ class _Writer:
 
     async def _write(self, batch: Sequence[Transition]) -> Sequence[RecordResult]:
         """Commit a batch and publish its events."""
+        crashpoint("before_commit")
         recorded = await self._commit(batch)
+        crashpoint("after_commit_before_publish")
         for transition in batch:
             if transition.execution_id in recorded:
                 self._bus.publish(transition.execution_id, transition.events)

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from app import clock
+from app.crashpoints import crashpoint
 from app.domain import events
 from app.domain.compiled import CompiledStep
 from app.domain.durations import LONGEST
@@ -213,7 +214,10 @@ async def run_attempt(
     step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
 ) -> Outcome:
     """Make the attempt and say how it ended; only a cancellation from outside leaves it as an exception."""
-    return charged(await _made(step, step_type, context, config, rules), context)
+    crashpoint("before_effect")
+    outcome = await _made(step, step_type, context, config, rules)
+    crashpoint("after_effect_before_record")
+    return charged(outcome, context)
 
 
 def charged(outcome: Outcome, context: AttemptContext) -> Outcome:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app import clock
+from app.crashpoints import crashpoint
 from app.domain.carry import Redo, carried, done_anew
 from app.domain.compiled import CompiledWorkflow
 from app.domain.context import run_context
@@ -68,6 +69,7 @@ class Children:
             raise StepError(message, code="nested_too_deep", retryable=False)
         new = await self._new(parent, turn, request)
         await self.recorder.create(new)
+        crashpoint("in_child_start")
         self.nudge()
         return new.id
 

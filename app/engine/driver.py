@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 
 from app import clock
+from app.crashpoints import crashpoint
 from app.domain.changes import Changes, note
 from app.domain.compiled import CompiledWorkflow
 from app.domain.control import PauseReason, StopReason, control_json
@@ -166,6 +167,8 @@ class Driver:
                 log.warning("mail_waits", execution_id=self._claim.id, reason=error.detail)  # the postman rings again
         mail, self._unread = self._unread, []
         take_in(self._workflow, self._snapshot, mail, self._clock.now(), changes)
+        if self._snapshot.stop is not None:
+            crashpoint("in_cancel")
         await self._hear_of_budgets()
         return [item.id for item in mail if not item.taken]
 

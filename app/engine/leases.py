@@ -15,6 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from app import clock, metrics
+from app.crashpoints import crashpoint
 from app.domain.errors import Unavailable
 from app.engine.ports import WorkerRegistry
 from app.engine.service import Service
@@ -78,7 +79,9 @@ class Leases:
             await self._register()
             return
         before = clock.monotonic()
-        if await self._registry.renew(self.worker_id, self._ttl):
+        renewed = await self._registry.renew(self.worker_id, self._ttl)
+        crashpoint("in_heartbeat")
+        if renewed:
             self._trust(before)
             return
         lost, self.worker_id = self.worker_id, clock.new_id("worker")

@@ -12,6 +12,7 @@ from functools import partial
 import structlog
 
 from app import clock
+from app.crashpoints import crashpoint
 from app.domain.errors import Failure, Problems, Unavailable
 from app.engine.attempt import OutputRules
 from app.engine.budgets import Budgets
@@ -137,6 +138,7 @@ class Orchestrator:
             await asyncio.wait(self._tasks.values(), timeout=self._settings.drain_budget)
         if cut := self._abandon(self._leases.worker_id):
             await asyncio.wait(cut, timeout=HAND_OVER_SECONDS)
+        crashpoint("in_drain")
         await self._leases.stop()
 
     @property
@@ -156,6 +158,8 @@ class Orchestrator:
             if room <= 0:
                 return
             claims = await claim(self._leases.worker_id, room)
+            if claims:
+                crashpoint("after_claim")
             for claimed in claims:
                 self._begin(claimed)
             if len(claims) < room:

@@ -2,6 +2,7 @@
 
 import structlog
 
+from app.crashpoints import crashpoint
 from app.engine.leases import Leases
 from app.engine.ports import WorkerRegistry
 from app.engine.service import Service
@@ -23,5 +24,6 @@ class Rescuer:
             return
         rescued = await self._registry.rescue(self._leases.worker_id, expired=self._leases.steady)
         if rescued:
+            crashpoint("in_rescue")
             log.warning("executions_rescued", count=rescued)
             self._claimer.wake()

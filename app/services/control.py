@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import clock
 from app.auth.principal import Caller
+from app.crashpoints import crashpoint
 from app.db.queries import control as inbox
 from app.db.queries import executions as queries
 from app.db.queries.control import Letter
@@ -70,6 +71,7 @@ class Control:
             if wish is MailKind.STEP and row["status"] != ExecutionStatus.PAUSED:
                 raise Conflict(f"Only a PAUSED execution goes on step by step, and this one is {row['status']}")
             await self._send(connection, caller, execution_id, wish, payload, {"reason": said})
+        crashpoint("after_inbox")
         return shown(caller, row)
 
     async def signal(

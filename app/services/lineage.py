@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from app.auth.principal import Caller
+from app.crashpoints import crashpoint
 from app.db.queries import executions as queries
 from app.db.queries.executions import Row
 from app.db.tenancy import Tenancy
@@ -176,6 +177,7 @@ class Lineages:
             asked=asked,
         )
         started = await self._starts.start(caller, wanted)
+        crashpoint("in_retry")
         if request.reason is not None and not started.replayed:
             await self._note(caller, row["id"], started.row["id"], request.reason, retry=retry)
         return started

@@ -67,7 +67,7 @@ class Postgres:
 
 
 class App:
-    """One server process after the other, at the same place."""
+    """One server process after the other, at the same place; `up` is set while one is ready."""
 
     def __init__(self, number: int, way: Proxy, cluster: "Cluster") -> None:
         self.number = number
@@ -75,6 +75,8 @@ class App:
         self._cluster = cluster
         self.incarnations: list[Process] = []
         self.url = ""
+        self.up = asyncio.Event()
+        self._watching: set[asyncio.Task[None]] = set()
 
     @property
     def process(self) -> Process:
@@ -85,11 +87,19 @@ class App:
         """Start it and wait until it is ready; it listens at another port each time."""
         await self.launch(**environment)
         self.url = await self.process.ready()
+        self.up.set()
+        watching = asyncio.create_task(self._watch(self.process))
+        self._watching.add(watching)
+        watching.add_done_callback(self._watching.discard)
 
     async def launch(self, *arguments: str, **environment: str) -> None:
         """Start it, or another command in its place, without waiting for anything."""
         told = {**self._cluster.environment, "DATABASE_URL": self._cluster.database_url(self.proxy), **environment}
         self.incarnations.append(await self._cluster.warm.start(*(arguments or ("serve", "--port", "0")), **told))
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/api/v1"
 
     async def kill(self) -> None:
         await self.process.stops(signal.SIGKILL)
@@ -107,6 +117,12 @@ class App:
     async def close(self) -> None:
         if self.incarnations:
             await self.process.close()
+            await asyncio.gather(*self._watching)
+
+    async def _watch(self, process: Process) -> None:
+        await process.gone()
+        if process is self.process:
+            self.up.clear()
 
 
 class Cluster:
@@ -129,10 +145,10 @@ class Cluster:
     def database_url(self, way: Proxy) -> str:
         return f"postgresql://postgres@{way.authority}/postgres?sslmode=disable"
 
-    def http(self, app: App) -> httpx.AsyncClient:
-        """A client of one of the processes, as an owner."""
+    def http(self) -> httpx.AsyncClient:
+        """A client as an owner, of any of the processes: give it whole URLs that begin with an `App.api`."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.AsyncClient(base_url=f"{app.url}/api/v1", headers=headers, timeout=REQUEST_SECONDS)
+        return httpx.AsyncClient(headers=headers, timeout=REQUEST_SECONDS)
 
     async def prepare(self) -> None:
         """Migrate, and make somebody who may do everything."""

@@ -102,8 +102,8 @@ async def test_an_app_serves_is_killed_and_serves_again(deployment: Cluster) -> 
     (app,) = deployment.apps
     for _ in range(2):
         await app.start()
-        async with deployment.http(app) as http:
-            assert (await http.get("/workflows")).status_code == 200
+        async with deployment.http() as http:
+            assert (await http.get(f"{app.api}/workflows")).status_code == 200
         await app.kill()
     await app.start()
     assert await app.stop() == 0

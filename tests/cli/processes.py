@@ -56,6 +56,10 @@ class Process:
         """Wait until the server in it is ready; its URL."""
         return (await self.says(r'"url": "(http://[^"]+)", "event": "ready"'))[1]
 
+    async def gone(self) -> None:
+        """Wait for the end of the process, however long it takes."""
+        await self._process.wait()
+
     async def ends(self) -> int:
         """Wait for the end of the process and of its output; the exit code."""
         async with asyncio.timeout(SECONDS):

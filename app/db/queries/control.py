@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, select, text, union_al
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.crashpoints import crashpoint
 from app.db.queries.executions import ExecutionFilter, Row, fetch_rows
 from app.db.tables import execution_inbox as inbox
 from app.db.tables import executions as table
@@ -59,6 +60,7 @@ async def send(connection: AsyncConnection, org_id: str, letter: Letter) -> date
     sent: datetime | None = await connection.scalar(adding.on_conflict_do_nothing().returning(inbox.c.created_at))
     if sent is not None:
         await _ring(connection, [letter.execution_id])
+        crashpoint("in_inbox")
     return sent
 
 

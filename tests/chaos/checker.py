@@ -1,0 +1,62 @@
+"""What must be true in the end, by the client's journal, the outside world, and the tables."""
+
+from collections import defaultdict
+from typing import Any
+
+from app.db.engines import DriverConnection
+from tests.chaos.journal import Journal
+from tests.chaos.sink import Sink
+from tests.engine.invariants import check
+
+
+async def check_all(connection: DriverConnection, journal: Journal, sink: Sink) -> None:
+    """Assert everything; all executions must have ended."""
+    await check_accepted(connection, journal)
+    await check_effects(connection, sink)
+    await check(connection)  # type: ignore[arg-type]
+
+
+async def check_accepted(connection: DriverConnection, journal: Journal) -> None:
+    """What was answered with an id is there; a key stands for one execution; all have ended."""
+    named: defaultdict[str, set[str]] = defaultdict(set)
+    for line in journal.lines:
+        if line["outcome"] == "ok" and line["key"] is not None:
+            named[line["key"]].add(line["id"])
+    assert all(len(ids) == 1 for ids in named.values()), named
+    rows = await connection.fetch("SELECT id, status, completed_at FROM executions")
+    assert {execution_id for ids in named.values() for execution_id in ids} <= {row["id"] for row in rows}
+    assert [row["id"] for row in rows if row["completed_at"] is None] == []
+    kept = await connection.fetch("SELECT key, execution_id FROM idempotency_keys")
+    assert named.items() <= {row["key"]: {row["execution_id"]} for row in kept}.items()
+
+
+async def check_effects(connection: DriverConnection, sink: Sink) -> None:
+    """Every effect was of a recorded attempt, what completed had its effect, and one wish has one idempotency key."""
+    rows = await connection.fetch(
+        "SELECT execution_id, path, status, attempt FROM execution_steps "
+        "WHERE type = 'http.request' AND reused_from IS NULL AND items IS NULL"
+    )
+    steps = {(row["execution_id"], _called(row["path"])): row for row in rows}
+    for call, times in sink.effects.items():
+        assert call in steps, f"{call} had an effect and no record"
+        assert times <= steps[call]["attempt"], (call, times, dict(steps[call]))
+    for call, row in steps.items():
+        assert row["status"] != "COMPLETED" or sink.effects[call] >= 1, f"{call} completed without an effect"
+    assert all(len(keys) == 1 for keys in sink.idempotency_keys.values() if keys), sink.idempotency_keys
+
+
+def _called(path: str) -> str:
+    """How the outside world calls a step or an item."""
+    return path.replace("[", "/").replace("]", "")
+
+
+async def unfinished(connection: DriverConnection) -> list[dict[str, Any]]:
+    """Executions that have not ended, for who wonders why."""
+    rows = await connection.fetch(
+        "SELECT id, workflow_id, status, status_reason, owner, ready, has_slot, wake_at, lease_epoch, recoveries, "
+        "(SELECT json_agg(json_build_object('path', s.path, 'status', s.status, 'attempt', s.attempt)) "
+        "   FROM execution_steps s WHERE s.execution_id = e.id) AS steps, "
+        "(SELECT count(*) FROM execution_inbox i WHERE i.execution_id = e.id AND i.applied_at IS NULL) AS mail "
+        "FROM executions e WHERE completed_at IS NULL ORDER BY id"
+    )
+    return [dict(row) for row in rows]

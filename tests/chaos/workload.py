@@ -1,0 +1,216 @@
+"""What is done while things break, in stories whose ends can be computed.
+
+A story is one wish of a client, told to its end: it is under way when processes die, and must come out as if none had.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from tests.chaos.client import Client
+from tests.chaos.journal import pause
+from tests.chaos.sink import Sink, chained
+
+MOST_REPAIRS = 20
+
+
+def workflows(url: str) -> list[dict[str, Any]]:
+    """The workflows of the stories."""
+
+    def call(step_id: str, before: str, *needs: str, item: str = "", **more: Any) -> dict[str, Any]:
+        target = f"{url}/${{{{ execution.id }}}}/{step_id}{item}?k=${{{{ input.key }}}}&h=${{{{ {before} }}}}"
+        config = {"url": target, "method": more.pop("method", "GET")}
+        return {"id": step_id, "type": "http.request", "needs": list(needs), "with": config, **more}
+
+    def step(step_id: str, kind: str, config: dict[str, Any], *needs: str, **more: Any) -> dict[str, Any]:
+        return {"id": step_id, "type": kind, "needs": list(needs), "with": config, **more}
+
+    def of(step_id: str) -> str:
+        return f"steps.{step_id}.output.body.h"
+
+    signal = {"signal": "go"}
+    approval = {"title": "Go on?", "self_approval": True}
+    flaky = {"function": "flaky", "args": {"fail_times": 1, "value": f"${{{{ {of('a')} }}}}"}}
+    quick = {"max_attempts": 3, "initial_interval": "50ms", "jitter": "none"}
+    child = {"workflow": "wf_child", "input": {"key": "${{ input.key }}", "h": "${{ input.h }}"}}
+    graphs: dict[str, list[dict[str, Any]]] = {
+        "chain": [
+            call("a", "input.h"),
+            step("s", "set", {"h": f"${{{{ {of('a')} }}}}"}, "a"),
+            call("b", "steps.s.output.h", "s", method="POST"),
+            call("c", of("b"), "b"),
+        ],
+        "diamond": [
+            call("a", "input.h"),
+            call("b", of("a"), "a"),
+            call("c", of("a"), "a"),
+            call("d", f"{of('b')} + {of('c')}", "b", "c"),
+        ],
+        "tree": [
+            call("each", "input.h", item="/${{ item }}", for_each="${{ input.items }}", max_parallel=2),
+            step("sub", "workflow.run", child, "each"),
+            call("c", "steps.sub.output.h", "sub"),
+        ],
+        "child": [call("a", "input.h"), step("nap", "delay", {"duration": "20ms"}, "a"), call("b", of("a"), "nap")],
+        "talk": [
+            call("a", "input.h"),
+            step("go", "wait_for_signal", signal, "a"),
+            call("b", f"{of('a')} + steps.go.output.payload", "go"),
+        ],
+        "approved": [call("a", "input.h"), step("ok", "approval", approval, "a"), call("b", of("a"), "ok")],
+        "patient": [call("a", "input.h"), step("nap", "delay", {"duration": "1500ms"}, "a"), call("b", of("a"), "nap")],
+        "flaky": [
+            call("a", "input.h"),
+            step("try", "function", flaky, "a", retry=quick),
+            call("b", "steps.try.output.value", "try"),
+        ],
+        "broken": [call("a", "input.h"), call("b", of("a"), "a"), call("c", of("b"), "b")],
+    }
+    last = {"diamond": "d", "tree": "c", "chain": "c", "broken": "c"}
+    outputs = {name: {"h": f"${{{{ {of(last.get(name, 'b'))} }}}}"} for name in graphs}
+    outputs["tree"]["each"] = "${{ steps.each.output.map(answer, answer.body.h) }}"
+    return [
+        {"id": f"wf_{name}", "name": name, "steps": steps, "output": outputs[name]} for name, steps in graphs.items()
+    ]
+
+
+@dataclass
+class Wish:
+    """One wish, and the means to have it fulfilled. `family` are the executions it took."""
+
+    client: Client
+    sink: Sink
+    key: str
+    chance: random.Random
+    family: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> str:
+        """The hash a story begins with."""
+        return chained(self.key, "begin")
+
+    async def start(self, kind: str, **more: Any) -> str:
+        value = {"key": self.key, "h": self.seed, **more}
+        self.family.append(await self.client.start(f"wf_{kind}", value, self.key))
+        return self.family[-1]
+
+    async def done(self, kind: str, expected: dict[str, Any], **more: Any) -> None:
+        """Start a run and see it completed with this output."""
+        self.completed(await self.client.ended(await self.start(kind, **more)), expected)
+
+    def completed(self, record: dict[str, Any], expected: dict[str, Any]) -> None:
+        told = {name: record[name] for name in ("id", "status", "error_code", "error", "output")}
+        assert record["status"] == "COMPLETED", (self.key, told)
+        assert record["output"] == expected, (self.key, told, expected)
+
+    async def repair(self, execution_id: str) -> dict[str, Any]:
+        """Retry an execution that failed; the record of the new one, ended."""
+        key = f"{self.key}-repair-{len(self.family)}"
+        answer = await self.client.insist(
+            "POST", f"/executions/{execution_id}/retry", key=key, json={"reason": "again"}
+        )
+        assert answer.status_code == 201, answer.text
+        self.family.append(answer.json()["id"])
+        return await self.client.ended(self.family[-1])
+
+    async def ask(self, path: str, *accepted: int, **body: Any) -> None:
+        """Ask something of the newest execution."""
+        answer = await self.client.insist("POST", f"/executions/{self.family[-1]}/{path}", json=body)
+        assert answer.status_code in (202, 200, *accepted), answer.text
+
+
+Story: TypeAlias = Callable[[Wish], Awaitable[None]]
+
+
+async def chain(wish: Wish) -> None:
+    """Steps of every kind of effect. Only what may happen once and was cut off makes it fail, and then it is repaired.
+
+    A repair is the word of a person that it may happen again.
+    """
+    record = await wish.client.ended(await wish.start("chain"))
+    while record["status"] == "FAILED" and len(wish.family) < MOST_REPAIRS:
+        assert record["error_code"] == "outcome_unknown", record
+        record = await wish.repair(record["id"])
+    wish.completed(record, {"h": chained(wish.seed, "a", "b", "c")})
+
+
+async def diamond(wish: Wish) -> None:
+    a = chained(wish.seed, "a")
+    await wish.done("diamond", {"h": chained(chained(a, "b") + chained(a, "c"), "d")})
+
+
+async def tree(wish: Wish) -> None:
+    """Items of a map, and a sub-workflow."""
+    each = [chained(wish.seed, f"each/{item}") for item in range(4)]
+    await wish.done("tree", {"h": chained(wish.seed, "a", "b", "c"), "each": each}, items=[*range(4)])
+
+
+async def talk(wish: Wish) -> None:
+    """Signals, one of them sent twice: it is used once."""
+    execution_id = await wish.start("talk")
+    for _ in range(2):
+        await wish.ask("signal", 409, name="go", payload="word", dedupe_key=wish.key)
+    record = await wish.client.ended(execution_id)
+    wish.completed(record, {"h": chained(chained(wish.seed, "a") + "word", "b")})
+
+
+async def approved(wish: Wish) -> None:
+    execution_id = await wish.start("approved")
+    while not (found := await _approvals(wish, execution_id)):
+        await pause(0.1)
+    answer = await wish.client.insist("POST", f"/approvals/{found[0]}/decide", json={"decision": "approve"})
+    assert answer.status_code == 200, answer.text
+    wish.completed(await wish.client.ended(execution_id), {"h": chained(wish.seed, "a", "b")})
+
+
+async def _approvals(wish: Wish, execution_id: str) -> list[str]:
+    answer = await wish.client.insist("GET", "/approvals", params={"execution_id": execution_id})
+    return [found["id"] for found in answer.json()["data"]]
+
+
+async def patient(wish: Wish) -> None:
+    """A wait that nobody is held for."""
+    await wish.done("patient", {"h": chained(wish.seed, "a", "b")})
+
+
+async def flaky(wish: Wish) -> None:
+    """A step that fails once and is tried again. What a kill cuts off is no failure, so it never uses up its tries."""
+    await wish.done("flaky", {"h": chained(wish.seed, "a", "b")})
+
+
+async def broken(wish: Wish) -> None:
+    """A run that fails, and its repair, which does not do again what was done."""
+    wish.sink.refused.add((wish.key, "b"))
+    record = await wish.client.ended(await wish.start("broken"))
+    assert (record["status"], record["error_code"]) == ("FAILED", "http_status"), record
+    wish.sink.refused.discard((wish.key, "b"))
+    repaired = await wish.repair(record["id"])
+    wish.completed(repaired, {"h": chained(wish.seed, "a", "b", "c")})
+    assert wish.sink.effects[repaired["id"], "a"] == 0
+
+
+async def cancelled(wish: Wish) -> None:
+    """A run that would wait for ever, ended by a person."""
+    execution_id = await wish.start("talk")
+    await pause(wish.chance.uniform(0, 0.5))
+    await wish.ask("cancel", 409, reason="no longer wanted")
+    record = await wish.client.ended(execution_id)
+    assert record["status"] == "CANCELLED", record
+    assert wish.sink.effects[execution_id, "b"] == 0
+
+
+async def paused(wish: Wish) -> None:
+    """A run that is stopped on its way, and goes on."""
+    execution_id = await wish.start("diamond")
+    await wish.ask("pause", 409, reason="wait")
+    await pause(wish.chance.uniform(0, 0.5))
+    await wish.ask("resume", 409, reason="go on")
+    a = chained(wish.seed, "a")
+    expected = {"h": chained(chained(a, "b") + chained(a, "c"), "d")}
+    wish.completed(await wish.client.ended(execution_id), expected)
+
+
+STORIES: dict[str, Story] = {
+    story.__name__: story for story in (chain, diamond, tree, talk, approved, patient, flaky, broken, cancelled, paused)
+}
