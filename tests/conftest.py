@@ -1,10 +1,19 @@
 """What every test may ask for."""
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.database import Database, Server, session_server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a long chaos run is told: see tests/chaos."""
+    chaos = parser.getgroup("chaos")
+    chaos.addoption("--chaos-seed", type=int, default=time.time_ns() % 1_000_000, help="of a random one")
+    chaos.addoption("--chaos-minutes", type=float, default=5.0, help="how long things break")
+    chaos.addoption("--chaos-result", help="a file for the numbers of the run, as JSON")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ class Client:
 
     async def ask(self, method: str, path: str, *, key: str | None = None, **options: Any) -> httpx.Response | None:
         """Ask once; None if there was no answer, or one that leaves open what was done."""
-        app = await self._up()
+        app = await self.up()
         headers = options.pop("headers", {}) | ({} if key is None else {"Idempotency-Key": key})
         sent_at = time.time()
         try:
@@ -67,7 +67,8 @@ class Client:
             if record["status"] == "PAUSED":
                 await self.insist("POST", f"/executions/{execution_id}/resume", json={})
 
-    async def _up(self) -> App:
+    async def up(self) -> App:
+        """One of the apps that are up."""
         while not (apps := [app for app in self._cluster.apps if app.up.is_set()]):
             await asyncio.wait(
                 [asyncio.ensure_future(app.up.wait()) for app in self._cluster.apps],

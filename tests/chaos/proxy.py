@@ -75,6 +75,13 @@ class Proxy:
         """From now on nothing passes and nobody is told: a network that swallows packets."""
         self._dark.add(of)
 
+    def stall(self, of: str | None = None) -> int:
+        """As `darken`, but only for connections there are: who makes a new one gets through; how many."""
+        victims = [connection for connection in self._connections if of in (None, connection.application)]
+        for connection in victims:
+            connection.stalled = True
+        return len(victims)
+
     def refuse(self) -> None:
         """From now on nobody new gets in."""
         self._refuses = True
@@ -100,6 +107,8 @@ class Proxy:
         self._dark.clear()
         self._refuses = False
         self.slow_down()
+        for connection in self._connections:
+            connection.stalled = False
         self._light.set()
         self._light = asyncio.Event()
 
@@ -111,9 +120,9 @@ class Proxy:
     def loss_of(self, statement: bytes, application: str) -> Loss | None:
         return next((loss for loss in self._losses if loss.strikes(statement, application)), None)
 
-    async def lit(self, application: str) -> None:
-        """Wait until connections of this name get through."""
-        while self._dark & {None, application}:
+    async def lit(self, connection: "_Connection") -> None:
+        """Wait until the connection gets through."""
+        while connection.stalled or self._dark & {None, connection.application}:
             await self._light.wait()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,12 +149,13 @@ class _Connection:
         self._statements: dict[bytes, bytes] = {}
         self._loses_answer = False
         self.application = ""
+        self.stalled = False
 
     async def relay(self, target: Path) -> None:
         """Carry both directions until one of them ends."""
         with suppress(OSError, asyncio.IncompleteReadError):
             hello = await self._hello()
-            await self._proxy.lit(self.application)
+            await self._proxy.lit(self)
             answers, self._server = await asyncio.open_unix_connection(str(target), limit=_CHUNK)
             self._server.write(hello)
             ways = [asyncio.create_task(self._questions(self._server)), asyncio.create_task(self._answers(answers))]
@@ -184,7 +194,7 @@ class _Connection:
             while True:
                 head = await self._reader.readexactly(5)
                 body = await self._reader.readexactly(int.from_bytes(head[1:]) - 4)
-                await self._proxy.lit(self.application)
+                await self._proxy.lit(self)
                 if (statement := self._begun_by(head[:1], body)) is not None:
                     loss = self._proxy.loss_of(statement, self.application)
                     if loss is not None and loss.loses == "question":
@@ -210,7 +220,7 @@ class _Connection:
         wire, lost = _Wire(self._proxy, self._client), b""
         with suppress(OSError):
             while data := await server.read(_CHUNK):
-                await self._proxy.lit(self.application)
+                await self._proxy.lit(self)
                 if not self._loses_answer:
                     await wire.carry(data)
                     continue

@@ -67,22 +67,26 @@ def workflows(url: str) -> list[dict[str, Any]]:
         ],
         "broken": [call("a", "input.h"), call("b", of("a"), "a"), call("c", of("b"), "b")],
     }
-    last = {"diamond": "d", "tree": "c", "chain": "c", "broken": "c"}
+    graphs["limited"] = graphs["diamond"]
+    last = {"diamond": "d", "limited": "d", "tree": "c", "chain": "c", "broken": "c"}
     outputs = {name: {"h": f"${{{{ {of(last.get(name, 'b'))} }}}}"} for name in graphs}
     outputs["tree"]["each"] = "${{ steps.each.output.map(answer, answer.body.h) }}"
+    more = {"limited": {"concurrency": {"limit": 2, "key": "one"}}}
     return [
-        {"id": f"wf_{name}", "name": name, "steps": steps, "output": outputs[name]} for name, steps in graphs.items()
+        {"id": f"wf_{name}", "name": name, "steps": steps, "output": outputs[name], **more.get(name, {})}
+        for name, steps in graphs.items()
     ]
 
 
 @dataclass
 class Wish:
-    """One wish, and the means to have it fulfilled. `family` are the executions it took."""
+    """One wish, and the means to have it fulfilled. `family` are the executions it took; `watch` is told of each."""
 
     client: Client
     sink: Sink
     key: str
     chance: random.Random
+    watch: Callable[[str], None] = lambda _execution_id: None
     family: list[str] = field(default_factory=list)
 
     @property
@@ -92,8 +96,7 @@ class Wish:
 
     async def start(self, kind: str, **more: Any) -> str:
         value = {"key": self.key, "h": self.seed, **more}
-        self.family.append(await self.client.start(f"wf_{kind}", value, self.key))
-        return self.family[-1]
+        return self._begun(await self.client.start(f"wf_{kind}", value, self.key))
 
     async def done(self, kind: str, expected: dict[str, Any], **more: Any) -> None:
         """Start a run and see it completed with this output."""
@@ -111,13 +114,17 @@ class Wish:
             "POST", f"/executions/{execution_id}/retry", key=key, json={"reason": "again"}
         )
         assert answer.status_code == 201, answer.text
-        self.family.append(answer.json()["id"])
-        return await self.client.ended(self.family[-1])
+        return await self.client.ended(self._begun(answer.json()["id"]))
 
     async def ask(self, path: str, *accepted: int, **body: Any) -> None:
         """Ask something of the newest execution."""
         answer = await self.client.insist("POST", f"/executions/{self.family[-1]}/{path}", json=body)
         assert answer.status_code in (202, 200, *accepted), answer.text
+
+    def _begun(self, execution_id: str) -> str:
+        self.family.append(execution_id)
+        self.watch(execution_id)
+        return execution_id
 
 
 Story: TypeAlias = Callable[[Wish], Awaitable[None]]
@@ -138,6 +145,12 @@ async def chain(wish: Wish) -> None:
 async def diamond(wish: Wish) -> None:
     a = chained(wish.seed, "a")
     await wish.done("diamond", {"h": chained(chained(a, "b") + chained(a, "c"), "d")})
+
+
+async def limited(wish: Wish) -> None:
+    """Of these only two run at once, wherever they run."""
+    a = chained(wish.seed, "a")
+    await wish.done("limited", {"h": chained(chained(a, "b") + chained(a, "c"), "d")})
 
 
 async def tree(wish: Wish) -> None:
@@ -212,5 +225,6 @@ async def paused(wish: Wish) -> None:
 
 
 STORIES: dict[str, Story] = {
-    story.__name__: story for story in (chain, diamond, tree, talk, approved, patient, flaky, broken, cancelled, paused)
+    story.__name__: story
+    for story in (chain, diamond, limited, tree, talk, approved, patient, flaky, broken, cancelled, paused)
 }

@@ -1,0 +1,151 @@
+"""Who breaks things: one fault after the other, chosen by a seed, each of which must be seen to have hit."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from tests.chaos.cluster import LEASE_TTL, App, Cluster
+from tests.chaos.journal import pause
+from tests.chaos.proxy import Loses, Loss, Proxy
+
+ENGINE, API, LEASE, DOORBELL = "stepstream-engine", "stepstream-api", "stepstream-lease", "stepstream-doorbell"
+
+STATEMENTS: dict[str, tuple[str, str]] = {
+    "record": ("e.write_no = t.write_no - 1", ENGINE),
+    "accept": ("INSERT INTO idempotency_keys (org_id, key, fingerprint, execution_id)", ENGINE),
+    "look": ("WITH due AS", ENGINE),
+    "claim": ("WITH RECURSIVE orphans", ENGINE),
+    "called": ("WITH unread AS", ENGINE),
+    "strays": ("AS kept(id)", ENGINE),
+    "rescue": ("WITH RECURSIVE dead", LEASE),
+    "renew": ("UPDATE workers SET lease_until", LEASE),
+    "inbox": ("INSERT INTO execution_inbox", API),
+    "request": ("COMMIT", API),
+    "claims": ("COMMIT", ENGINE),
+    "mail": ("FROM execution_inbox", ENGINE),
+    "steps": ("FROM execution_steps WHERE execution_id = ANY", ENGINE),
+    "definition": ("workflow_versions", ENGINE),
+}
+"""Statements worth losing: a part of each, and the kind of connection it is sent on."""
+
+HIT_SECONDS = 30.0
+
+Fault: TypeAlias = Callable[[App], Awaitable[object]]
+
+
+class Nemesis:
+    """`timeline` tells what was done: seconds since the beginning, the fault, the app, and what it hit."""
+
+    def __init__(self, cluster: Cluster, chance: random.Random) -> None:
+        self._cluster = cluster
+        self._chance = chance
+        self._began = time.monotonic()
+        self.timeline: list[dict[str, Any]] = []
+        self.faults: dict[str, Fault] = {
+            "kill": self.kill,
+            "stop": self.stop,
+            "freeze": self.freeze,
+            "lost answers": self.lose_answers,
+            "lost questions": self.lose_questions,
+            "cut": self.cut,
+            "dark": self.dark,
+            "stall": self.stall,
+            "slow": self.slow,
+            "crash of postgres": self.crash_postgres,
+            "backends ended": self.end_backends,
+        }
+
+    async def rage(self, names: Sequence[str], mean_interval: float, over: Callable[[], bool]) -> None:
+        """Faults of these names at random, until it is over; in the end everything is whole again."""
+        while not over():
+            await self.strike(self._chance.choice(names))
+            await pause(self._chance.expovariate(1 / mean_interval))
+
+    async def strike(self, name: str) -> None:
+        """One fault, and its end."""
+        app = self._chance.choice(self._cluster.apps)
+        line: dict[str, Any] = {"at": round(time.monotonic() - self._began, 1), "fault": name, "app": app.number}
+        self.timeline.append(line)
+        line["hit"] = await self.faults[name](app)
+        assert line["hit"], f"the fault hit nothing: {line}"
+        for other in self._cluster.apps:
+            assert other.up.is_set(), f"app {other.number} has ended by itself:\n{other.process.text[-4000:]}"
+
+    async def kill(self, app: App) -> object:
+        await app.kill()
+        await pause(self._chance.uniform(0, 1))
+        await app.start()
+        return True
+
+    async def stop(self, app: App) -> object:
+        code = await app.stop()
+        await app.start()
+        return f"exit code {code}"
+
+    async def freeze(self, app: App) -> object:
+        """Its lease runs out, others go on with its work, and then it wakes up."""
+        app.freeze()
+        await pause(LEASE_TTL + self._chance.uniform(0, 3))
+        app.thaw()
+        return True
+
+    async def lose_answers(self, app: App) -> object:
+        return await self._lose(app, "answer")
+
+    async def lose_questions(self, app: App) -> object:
+        return await self._lose(app, "question")
+
+    async def cut(self, app: App) -> object:
+        return app.proxy.cut(self._chance.choice([None, ENGINE, API]))
+
+    async def dark(self, app: App) -> object:
+        app.proxy.darken(self._chance.choice([None, None, ENGINE, API, LEASE, DOORBELL]))
+        await self._for_a_while(app.proxy, 6)
+        return True
+
+    async def stall(self, app: App) -> object:
+        hit = app.proxy.stall(self._chance.choice([ENGINE, LEASE, DOORBELL, None]))
+        await self._for_a_while(app.proxy, 25)
+        return hit
+
+    async def slow(self, app: App) -> object:
+        app.proxy.slow_down(self._chance.choice([0.02, 0.1, 0.2]), self._chance.choice([64_000, 256_000, 1e9]))
+        await self._for_a_while(app.proxy, 6)
+        return True
+
+    async def crash_postgres(self, _app: App) -> object:
+        before = self._cluster.postgres.pid
+        await self._cluster.postgres.crash()
+        await pause(self._chance.uniform(0, 2))
+        await self._cluster.postgres.start()
+        return self._cluster.postgres.pid != before
+
+    async def end_backends(self, _app: App) -> object:
+        ended = 0
+        async with self._cluster.postgres.connected() as connection:
+            for _ in range(5):
+                ended += await connection.fetchval(
+                    "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity "
+                    "WHERE application_name LIKE 'stepstream-%' ORDER BY random() LIMIT 2) AS chosen"
+                )
+                await pause(0.2)
+        return ended
+
+    async def _lose(self, app: App, loses: Loses) -> object:
+        """Every statement of one kind for a while; a busy deployment sends each kind all the time."""
+        name = self._chance.choice(list(STATEMENTS))
+        text, of = STATEMENTS[name]
+        loss = app.proxy.lose(text, loses, of=of, times=self._chance.choice([1, 2, 5]), skip=self._chance.randrange(3))
+        await self._until_hit(loss)
+        await self._for_a_while(app.proxy, 1)
+        return f"{name} {loss.hits}"
+
+    async def _until_hit(self, loss: Loss) -> None:
+        async with asyncio.timeout(HIT_SECONDS):
+            await loss.hit.wait()
+
+    async def _for_a_while(self, proxy: Proxy, longest: float) -> None:
+        await pause(self._chance.uniform(0, longest))
+        proxy.heal()
