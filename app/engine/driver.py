@@ -44,6 +44,8 @@ from app.engine.transition import Fence, Release, build_transition
 HOLD_SECONDS = 1.0
 """A wait up to this long is sat out in memory; a longer one is recorded as WAITING and gives up the lease."""
 
+LONGEST_PAUSE = 2.0
+"""Between two tries to start an execution while the database is away."""
 SAID_LIMIT = 2_000
 """What a run may say between two commits; what is said beyond is counted, not kept."""
 MERGED_STEPS = 500
@@ -321,7 +323,15 @@ class Driver:
         )
 
     async def _start_child(self, turn: Turn, request: ChildRequest) -> str:
-        return await self._attempts.see_through(self._ports.children.start(self._claim, turn, request))
+        """Start an execution for a step; a database that is away is no failure of the step, but waited for."""
+        pause = 0.1
+        while True:
+            try:
+                return await self._attempts.see_through(self._ports.children.start(self._claim, turn, request))
+            except Unavailable as error:
+                log.warning("child_waits", execution_id=self._claim.id, reason=error.detail, retry_in=pause)
+            await asyncio.sleep(pause * (0.5 + clock.jitter() / 2))
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _attempt(self, start: StartStep, context: AttemptContext | None = None) -> Outcome:
         step, told = self._workflow.step(start.path), context or self._context(start)

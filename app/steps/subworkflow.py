@@ -34,7 +34,7 @@ class WorkflowRunStep(TypedStep[WorkflowConfig]):
         config_schema=WorkflowConfig.model_json_schema(),
         output_schema={"description": "The output of the other run; without `wait` an object with `execution_id`."},
         retry=ONE_ATTEMPT,
-        timeout=60.0,
+        timeout=3_600.0,  # of the start alone, which waits for a database that is away
         function_from="workflow",
     )
 

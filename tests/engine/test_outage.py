@@ -9,6 +9,7 @@ from app.db.queue import WITH_MAIL
 from app.db.record_sql import ACCEPT, RECORD
 from app.db.urls import ENGINE
 from app.db.workers import RENEW, RESCUE
+from app.db.workflow_source import HEAD
 from app.domain.jsontext import decode
 from app.domain.steps import Done, Effect
 from tests.engine.harness import engine, eventually, save_workflow
@@ -157,3 +158,23 @@ async def test_nothing_is_left_when_an_engine_has_stopped(database):
         return await database.fetchval(mine) == 0
 
     await eventually(none_left)
+
+
+async def test_a_run_does_not_fail_because_its_sub_workflow_could_not_be_started_in_an_outage(database):
+    """Neither what is asked before the start nor the start itself gets an answer, again and again."""
+    wire = Wire(database.role_url(ENGINE))
+    async with engine(database, wire=wire.connect) as running:
+        child = await save_workflow(database, {"id": "a", "type": "end", "with": {"output": 7}})
+        parent = await save_workflow(
+            database,
+            {"id": "first", "type": "delay", "with": {"duration": "10ms"}},
+            {"id": "sub", "type": "workflow.run", "needs": ["first"], "with": {"workflow": child}},
+            output="${{ steps.sub.output }}",
+        )
+        execution_id = await running.start(parent)
+        # Both are asked again at once when an answer is lost: it takes more losses than that to come to the step.
+        faults = [wire.lose(HEAD, after=False, times=3), wire.lose(ACCEPT, after=True, times=3)]
+        row = await running.finish(execution_id)
+        assert (row["status"], row["output"], row["error"]) == ("COMPLETED", "7", None)
+        assert [fault.hits for fault in faults] == [3, 3]
+        assert len(await running.children(execution_id)) == 1
