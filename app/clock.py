@@ -47,3 +47,8 @@ def _id(prefix: str, value: int) -> str:
 def new_secret(size: int = 32) -> str:
     """URL-safe text carrying `size` bytes of cryptographic randomness."""
     return secrets.token_urlsafe(size)
+
+
+def random_bytes(size: int) -> bytes:
+    """Bytes of cryptographic randomness."""
+    return secrets.token_bytes(size)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from fastapi import FastAPI
@@ -28,12 +29,14 @@ from app.api.v1 import (
     failures,
     insight,
     lineage,
+    secrets,
     step_types,
     streams,
     workflows,
 )
 from app.auth.authenticator import Authenticator
 from app.auth.passwords import Passwords
+from app.auth.sealing import MasterKeys
 from app.auth.secret import derive, derive_password
 from app.auth.sessions import Sessions
 from app.auth.throttle import SignInThrottle
@@ -49,10 +52,12 @@ from app.db.event_log import PostgresEventLog
 from app.db.queue import Queue
 from app.db.recorder import GroupRecorder
 from app.db.result_cache import PostgresResultCache
+from app.db.secret_vault import PostgresSecretVault
 from app.db.tenancy import Tenancy
 from app.db.urls import API, AUTH, ENGINE, LOGINS, role_url
 from app.db.workers import Workers
 from app.db.workflow_source import WorkflowSource
+from app.domain.scrubbing import Scrubber
 from app.engine.attempt import OutputRules
 from app.engine.definitions import Definitions
 from app.engine.orchestrator import EngineSettings, Orchestrator
@@ -69,6 +74,7 @@ from app.services.identity import Identity
 from app.services.insight import Insight
 from app.services.lineage import Lineages
 from app.services.run_facts import Limits
+from app.services.secrets import Secrets, unsealed
 from app.services.starts import Starts
 from app.services.streams import Streams
 from app.services.workflows import Workflows
@@ -142,6 +148,7 @@ def add_routes(app: FastAPI) -> None:
         streams.sockets,
         step_types.router,
         api_keys.router,
+        secrets.router,
         audit_logs.router,
     ):
         app.include_router(resource, prefix=prefix)
@@ -189,9 +196,10 @@ async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack
         earlier=storage.earlier,
         cache=storage.cache,
         book=storage.book,
+        vault=storage.vault,
         step_type=steps.__getitem__,
         doorbell=storage.doorbell,
-        settings=engine_settings(settings),
+        settings=engine_settings(settings, urls),
     )
     await orchestrator.start()
     stack.push_async_callback(orchestrator.drain)
@@ -213,6 +221,7 @@ class Storage:
     earlier: PostgresEarlierRuns
     cache: PostgresResultCache
     book: PostgresBudgetBook
+    vault: PostgresSecretVault
     log: PostgresEventLog
     queue: Queue
     workers: Workers
@@ -235,6 +244,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
         earlier=PostgresEarlierRuns(dedicated),
         cache=PostgresResultCache(dedicated),
         book=PostgresBudgetBook(dedicated),
+        vault=PostgresSecretVault(dedicated, partial(unsealed, MasterKeys(settings.master_secrets))),
         log=PostgresEventLog(tenancy, dedicated),
         queue=Queue(
             dedicated,
@@ -251,6 +261,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
     stack.push_async_callback(storage.earlier.close)
     stack.push_async_callback(storage.cache.close)
     stack.push_async_callback(storage.book.close)
+    stack.push_async_callback(storage.vault.close)
     stack.push_async_callback(storage.workers.close)
     storage.doorbell.on_ring("events", hub.moved)
     poller = Poller(hub, storage.log, settings.scan_interval)
@@ -263,8 +274,9 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
     return storage
 
 
-def engine_settings(settings: Settings) -> EngineSettings:
-    """The engine's part of the settings."""
+def engine_settings(settings: Settings, urls: dict[str, str]) -> EngineSettings:
+    """The engine's part of the settings. The passwords in the roles' URLs are for nobody's eyes either."""
+    passwords = (unquote(urlsplit(url).password or "") for url in urls.values())
     return EngineSettings(
         lease_ttl=settings.lease_ttl,
         scan_interval=settings.scan_interval,
@@ -272,7 +284,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         max_recoveries=settings.max_recoveries,
         drain_budget=settings.drain_budget,
         cancel_grace=settings.cancel_grace,
-        output_rules=OutputRules(settings.max_output, settings.secret_values),
+        output_rules=OutputRules(settings.max_output, Scrubber([*settings.secret_values, *passwords])),
     )
 
 
@@ -288,7 +300,9 @@ def make_services(
     tenancy = storage.tenancy
     audit, streams_service = Audit(tenancy), Streams(tenancy, storage.hub, storage.log)
     executions_service = Executions(tenancy, definitions)
+    stored_secrets = Secrets(tenancy, MasterKeys(settings.master_secrets), audit)
     starts = Starts(
+        secrets=stored_secrets,
         executions=executions_service,
         workflows=storage.source,
         definitions=definitions,
@@ -301,8 +315,9 @@ def make_services(
         tickets=StreamTickets(credentials, authenticator),
         identity=Identity(sessions=sessions, passwords=passwords, credentials=credentials, tenancy=tenancy),
         api_keys=ApiKeys(tenancy, audit),
+        secrets=stored_secrets,
         audit=audit,
-        workflows=Workflows(tenancy, definitions, steps, audit),
+        workflows=Workflows(tenancy, definitions, steps, stored_secrets, audit),
         executions=executions_service,
         starts=starts,
         control=Control(tenancy, definitions, audit),

@@ -4,6 +4,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -40,6 +41,9 @@ class Settings(BaseSettings):
     auth_database_url: SecretStr | None = Field(default=None, validation_alias="AUTH_DATABASE_URL")
     db_password_file: Path | None = None
     secret_key_file: Path | None = None
+    previous_secret_key_file: Path | None = Field(
+        default=None, description="The master secret before the present one, until `stepstream keys rotate` is done."
+    )
     api_pool_size: int = Field(default=8, ge=1, le=100)
     writers: int = Field(default=2, ge=1, le=8, description="Recorder connections.")
 
@@ -100,11 +104,23 @@ class Settings(BaseSettings):
             return self.secret
         return _read_secret(self.db_password_file, "STEPSTREAM_DB_PASSWORD_FILE")
 
+    @cached_property
+    def master_secrets(self) -> tuple[bytes, ...]:
+        """What the master keys of stored secrets derive from, the present one first; raises SettingsError."""
+        if self.previous_secret_key_file is None:
+            return (self.secret,)
+        return self.secret, _read_secret(self.previous_secret_key_file, "STEPSTREAM_PREVIOUS_SECRET_KEY_FILE")
+
     @property
     def secret_values(self) -> tuple[str, ...]:
-        """Values that must never appear in an output, an event or an error."""
-        known = (self.openai_api_key, self.database_url)
-        return tuple(secret.get_secret_value() for secret in known if secret is not None and len(secret) >= 6)
+        """Values of this deployment that must never appear in an output, an event or an error; raises SettingsError."""
+        urls = (self.database_url, self.api_database_url, self.engine_database_url, self.auth_database_url)
+        given = [url.get_secret_value() for url in urls if url is not None]
+        logins = [(urlsplit(url).username, unquote(urlsplit(url).password or "")) for url in given]
+        passwords = [password for user, password in logins if password != user]  # that would be a word, not a secret
+        keys = [] if self.openai_api_key is None else [self.openai_api_key.get_secret_value()]
+        masters = [secret.decode("utf-8", "replace") for secret in {*self.master_secrets, self.db_secret}]
+        return (*given, *passwords, *keys, *masters)
 
     def ensure_data_dir(self) -> None:
         """Create the data directory (0700) and its secret key (0600) on first use."""

@@ -167,6 +167,19 @@ RUN_CODES: dict[str, tuple[str, str]] = {
     "poison": ("The execution kept killing its worker", "Look at the server's log around its last step."),
     "invalid_config": ("A step's settings are wrong", "Compare its `with` with the schema of its type."),
     "invalid_risk_score": ("The risk score is not a number from 0 to 1", "Check the `risk_score` expression."),
+    "secret_not_found": ("A secret is missing", "Make it (`POST /api/v1/secrets`), then retry the execution."),
+    "secret_unreadable": (
+        "A secret cannot be opened",
+        "It was sealed under another master secret. Set its value again, or give the process the previous one.",
+    ),
+    "secret_host_not_allowed": (
+        "A secret is not for this host",
+        "The step, or a redirect, would send it elsewhere. Set the secret with this host among its `allowed_hosts`.",
+    ),
+    "secret_not_allowed": (
+        "A secret stands where none may",
+        "Write it in the definition, in a field that is sent only.",
+    ),
     "record_rejected": ("The run could not be recorded", "A value cannot be stored; the log has the reason."),
 }
 """Codes that appear as `error_code` of executions and steps, besides those of the step types."""

@@ -11,6 +11,7 @@ from app.domain.errors import Problem
 from app.domain.graph import Edge
 from app.domain.jsontext import JSON, json_text
 from app.domain.schemas import schema_problems
+from app.domain.secrets import SecretUse
 from app.domain.steps import Effect, StepSpec
 from app.domain.templates import Template
 
@@ -19,7 +20,8 @@ from app.domain.templates import Template
 class CompiledStep:
     """One step, ready to plan. `number` is its 1-based topological position, `upstream` all its ancestors.
 
-    `timeout` is in seconds and holds for one attempt. `items` are those of `for_each`, `until` ends a `repeat`.
+    `timeout` is in seconds and holds for one attempt. `items` are those of `for_each`, `until` ends a `repeat`. The
+    resolved `with` still has references in place of `secrets`.
     """
 
     definition: StepDefinition
@@ -35,6 +37,7 @@ class CompiledStep:
     items: Template | None = None
     until: Template | None = None
     cache_key: Template | None = None
+    secrets: tuple[SecretUse, ...] = ()
 
     @property
     def id(self) -> str:
@@ -105,6 +108,11 @@ class CompiledWorkflow:
             rate_limit=None if rate is None else rate.limit,
             rate_seconds=None if rate is None else rate.per,
         )
+
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """The secrets that its steps use, all of them: expressions cannot choose one."""
+        return frozenset(use.reference.name for step in self.steps for use in step.secrets)
 
     @property
     def order(self) -> list[str]:

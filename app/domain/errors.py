@@ -10,7 +10,7 @@ StepstreamError
 └── StepError             a step attempt failed; carries what the retry decision needs
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -112,14 +112,17 @@ def first_cause(error: BaseException) -> BaseException:
     return start
 
 
-def failure_of(error: BaseException) -> Failure:
-    """What to record for an exception out of a step: the first cause with a code, else the start of `raise … from`."""
+def failure_of(error: BaseException, told: Callable[[str], str] = clean_text) -> Failure:
+    """What to record for an exception out of a step: the first cause with a code, else the start of `raise … from`.
+
+    `told` makes of its words what may be kept.
+    """
     coded = [cause for cause in _causes(error, implicit=True) if isinstance(cause, StepError)]
     if coded:
         first = coded[-1]
-        return Failure(first.error_code, clean_text(first.detail), first.retryable, first.retry_after)
+        return Failure(first.error_code, told(first.detail), first.retryable, first.retry_after)
     start = first_cause(error)
-    return Failure("step_error", clean_text(f"{type(start).__name__}: {_said_by(start)}"))
+    return Failure("step_error", told(f"{type(start).__name__}: {_said_by(start)}"))
 
 
 def _causes(error: BaseException, *, implicit: bool) -> Iterator[BaseException]:

@@ -24,6 +24,8 @@ class StepSpec:
     `config_schema` and `output_schema` are JSON Schemas of `with` and of the output. `timeout` is in seconds.
     `ports_from` names the key of `with` whose object keys, and the value of `default_port_from`, are ports (a switch's
     cases and default); `fixed_ports` are those of every instance; `port_of` tells the one that an output takes.
+    `secrets_in` are the keys of `with` under which a secret may stand for a value: what is there is sent, never kept;
+    `sends_to` tells the host and the port it is sent to, None where only a run knows.
     `result_keys` are the members of the output that say what came of it, if others (a time, an id) are new each time:
     comparing runs looks at these alone. None given: all are.
     """
@@ -44,6 +46,8 @@ class StepSpec:
     safe_when: tuple[str, frozenset[str]] | None = None
     fixed_ports: tuple[str, ...] = ()
     port_of: Callable[[Mapping[str, Any]], object] | None = None
+    secrets_in: frozenset[str] = frozenset()
+    sends_to: Callable[[Mapping[str, Any]], tuple[str, int] | None] | None = None
     result_keys: tuple[str, ...] = ()
 
     def effect_of(self, config: Mapping[str, Any]) -> Effect:

@@ -18,6 +18,7 @@ from app.domain.expressions import Environment, escape, is_template
 from app.domain.graph import Edge, ancestors, cycles, depth, topological_order
 from app.domain.jsontext import JSON, NotJson, encode
 from app.domain.schemas import UnsupportedSchema, compile_schema, schema_problems
+from app.domain.secrets import SecretUse, secret_uses
 from app.domain.steps import Effect, StepSpec
 from app.domain.templates import Template, TemplateCompiler
 
@@ -208,7 +209,7 @@ class _Check:
         if spec is None:
             self._problem("unknown_step_type", f"There is no step type '{step.type}'", f"{at}/type")
             return None
-        self._config(step, spec, f"{at}/with")
+        secrets = self._config(step, spec, f"{at}/with")
         if step.for_each is not None and step.repeat is not None:
             detail = "`for_each` and `repeat` do not go together: repeat a sub-workflow, or loop in one"
             self._problem("invalid_value", detail, f"{at}/repeat")
@@ -228,10 +229,12 @@ class _Check:
             items=None if step.for_each is None else compiler.template(step.for_each, f"{at}/for_each"),
             until=None if step.repeat is None else inner.condition(step.repeat.until, f"{at}/repeat/until"),
             cache_key=None if cache_key is None else inner.template(cache_key, f"{at}/cache/key"),
+            secrets=secrets,
         )
 
-    def _config(self, step: StepDefinition, spec: StepSpec, at: str) -> None:
-        """Check `with` by its type's schema, leaving alone what only a run will know."""
+    def _config(self, step: StepDefinition, spec: StepSpec, at: str) -> tuple[SecretUse, ...]:
+        """Check `with` by its type's schema, leaving alone what only a run will know; the secrets in it."""
+        secrets, wrong = secret_uses(step.config, spec.secrets_in)
         if spec.type not in self.schemas:
             self.schemas[spec.type] = compile_schema(dict(spec.config_schema))
         found = [
@@ -239,8 +242,9 @@ class _Check:
             for problem in schema_problems(self.schemas[spec.type], step.config, "invalid_config")
             if not _has_template(step.config, problem.pointer)
         ]
-        for problem in found or self.catalog.check(step.type, step.config):
+        for problem in wrong or found or self.catalog.check(step.type, step.config):
             self._problem(problem.code, problem.detail, at + problem.pointer)
+        return tuple(secrets)
 
     def _input_schema(self, schema: object) -> Validator | None:
         if not isinstance(schema, dict | bool):

@@ -6,7 +6,8 @@ import math
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,12 +21,13 @@ from app.domain.durations import LONGEST
 from app.domain.errors import Failure, StepError, Unavailable, clean_text, failure_of
 from app.domain.events import EventData
 from app.domain.jsontext import JSON, NotJson, decode, encode
+from app.domain.scrubbing import Scrubber
 from app.domain.snapshot import Aborted, Failed, Outcome, Parked, Slept, Succeeded
 from app.domain.steps import NO_USAGE, Done, Sleep, Usage
 from app.domain.waits import Await
 from app.engine.children import ChildRequest
 from app.engine.ports import CachedResult, ResultCache
-from app.engine.step_types import StepType
+from app.engine.secrets import Run
 
 DELTA_SECONDS = 0.1
 ARGUMENTS_LIMIT = 16_384
@@ -45,32 +47,35 @@ StartChild = Callable[[ChildRequest], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class OutputRules:
-    """What happens to an output before anything else sees it: known secret values are cut out, size is capped."""
+    """What happens to whatever a step gives or says before anything else sees it: secret values are cut out of it, and
+    it gets a size that can be kept."""
 
     max_bytes: int
-    secrets: tuple[str, ...] = ()
+    scrubber: Scrubber = field(default_factory=Scrubber)
 
-    def scrub(self, text: str) -> str:
-        for secret in self.secrets:
-            if secret in text:
-                text = text.replace(secret, "[secret]")
-        return text
+    def with_own_scrubber(self) -> "OutputRules":
+        """The same, with a scrubber that may learn more."""
+        return replace(self, scrubber=copy(self.scrubber))
 
     def message(self, text: str) -> str:
         """Text for people: scrubbed, storable, of bounded length."""
-        return clean_text(self.scrub(str(text)))
+        return clean_text(self.words(str(text)))
+
+    def words(self, text: str) -> str:
+        """Text of any length: scrubbed, storable."""
+        return self.scrubber.text(clean_text(text, len(text)))
 
     def arguments(self, value: JSON) -> JSON:
         """Any value as JSON that an event can hold."""
         try:
-            text = self.scrub(encode(value))
+            text = self.scrubber.json(encode(value))
             return decode(text) if len(text) <= ARGUMENTS_LIMIT else clean_text(text)
         except NotJson:
             return self.message(repr(value))
 
     def text(self, value: JSON) -> str:
         """The JSON text to record; raises NotJson or OutputTooLarge."""
-        text = self.scrub(encode(value))
+        text = self.scrubber.json(encode(value))
         if len(text) > self.max_bytes or len(text.encode()) > self.max_bytes:
             raise OutputTooLarge(f"The output is larger than {self.max_bytes} bytes")
         return text
@@ -151,7 +156,7 @@ class AttemptContext:
 
     def close(self) -> None:
         """Send what is gathered; whatever is said later is dropped."""
-        self._flush()
+        self._flush(last=True)
         self._closed = True
 
     def _post(self, kind: str, data: EventData) -> None:
@@ -173,13 +178,18 @@ class AttemptContext:
         if self._flush_timer is None:
             self._flush_timer = self._loop.call_later(DELTA_SECONDS, self._flush)
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
+        """Tell what is gathered, but for an end that may be the beginning of a secret value."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        if self._text and not self._closed:
-            text, self._text = self._rules.scrub("".join(self._text)), []
-            self._say(self.step_id, "token_delta", events.TokenDelta(text=clean_text(text, len(text))))
+        if not self._text or self._closed:
+            return
+        text = self._rules.words("".join(self._text))
+        told = len(text) if last else len(text) - self._rules.scrubber.held(text)
+        self._text = [text[told:]] if told < len(text) else []
+        if told:
+            self._say(self.step_id, "token_delta", events.TokenDelta(text=text[:told]))
 
 
 def idempotency_key(root_id: str, path: str, again: int, iteration: int, config_text: str) -> str:
@@ -211,11 +221,11 @@ async def run_cached(
 
 
 async def run_attempt(
-    step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
+    step: CompiledStep, run: Run, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
 ) -> Outcome:
     """Make the attempt and say how it ended; only a cancellation from outside leaves it as an exception."""
     crashpoint("before_effect")
-    outcome = await _made(step, step_type, context, config, rules)
+    outcome = await _made(step, run, context, config, rules)
     crashpoint("after_effect_before_record")
     return charged(outcome, context)
 
@@ -226,11 +236,11 @@ def charged(outcome: Outcome, context: AttemptContext) -> Outcome:
 
 
 async def _made(
-    step: CompiledStep, step_type: StepType, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
+    step: CompiledStep, run: Run, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
 ) -> Outcome:
     try:
         async with asyncio.timeout(step.timeout) as limit:
-            result = await step_type.run(context, config)
+            result = await run(context, config)
         return _outcome(result, rules)
     except asyncio.CancelledError:
         if context.cancelled:
@@ -239,20 +249,20 @@ async def _made(
         if task is not None and task.cancelling():
             raise
         message = f"Step '{step.id}' raised CancelledError, though nobody cancelled it"
-        return _failed(Failure("step_error", message), rules)
+        return _failed(Failure("step_error", message))
     except TimeoutError as error:
         if limit.expired():
             return timed_out(step)
-        return _failed(failure_of(error), rules)
+        return _failed(failure_of(error, rules.message))
     except NotJson as error:
-        message = f"The output of step '{step.id}' is not JSON: {error}"
-        return _failed(Failure("output_not_json", message, retryable=False), rules)
+        message = rules.message(f"The output of step '{step.id}' is not JSON: {error}")
+        return _failed(Failure("output_not_json", message, retryable=False))
     except OutputTooLarge as error:
-        return _failed(Failure("output_too_large", f"Step '{step.id}': {error}", retryable=False), rules)
+        return _failed(Failure("output_too_large", f"Step '{step.id}': {error}", retryable=False))
     except StepError as error:
-        return _failed(failure_of(error), rules)
+        return _failed(failure_of(error, rules.message))
     except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is that step's failure
-        return _failed(failure_of(error), rules, _trace(error))
+        return _failed(failure_of(error, rules.message), _trace(error, rules))
     finally:
         context.close()
 
@@ -276,15 +286,14 @@ def _outcome(result: Done | Sleep | Await, rules: OutputRules) -> Outcome:
             return Succeeded(output, text, result.ports, agent_result=agent)
 
 
-def _failed(failure: Failure, rules: OutputRules, trace: str | None = None) -> Failed:
+def _failed(failure: Failure, trace: str | None = None) -> Failed:
     retry_after = None if failure.retry_after is None else _seconds(failure.retry_after)
-    told = Failure(failure.code, rules.message(failure.message), failure.retryable, retry_after)
-    return Failed(told, clock.jitter(), None if trace is None else clean_text(rules.scrub(trace), TRACE_LIMIT))
+    return Failed(replace(failure, retry_after=retry_after), clock.jitter(), trace)
 
 
-def _trace(error: BaseException) -> str:
+def _trace(error: BaseException, rules: OutputRules) -> str:
     """The stack of an unexpected error, its end if it is long: that is where it was raised."""
-    return "".join(traceback.format_exception(error))[-TRACE_LIMIT:]
+    return rules.words("".join(traceback.format_exception(error)))[-TRACE_LIMIT:]
 
 
 def _seconds(wish: float) -> float:

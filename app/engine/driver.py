@@ -38,6 +38,7 @@ from app.engine.ports import Claim, LeaseLost, Recorded, Recorder, Rejected, Res
 from app.engine.restore import restore
 from app.engine.run_log import tell
 from app.engine.running_attempts import RunningAttempts
+from app.engine.secrets import Run, Secrets
 from app.engine.step_types import StepType
 from app.engine.transition import Fence, Release, build_transition
 
@@ -81,6 +82,7 @@ class DriverPorts:
     children: Children
     cache: ResultCache
     budgets: Budgets
+    secrets: Secrets
     rules: OutputRules
     cancel_grace: float
 
@@ -98,6 +100,7 @@ class Driver:
         self._claim = claim
         self._workflow = workflow
         self._ports = ports
+        self._rules = ports.rules.with_own_scrubber() if workflow.secret_names else ports.rules
         self._clock = RecordedClock(claim)
         self._snapshot: Snapshot = restore(workflow, claim)
         self._fence = Fence(claim.id, claim.org_id, claim.owner, claim.epoch)
@@ -114,6 +117,7 @@ class Driver:
     async def run(self) -> None:
         """Drive until the execution ends, goes to sleep, or is no longer ours."""
         try:
+            await self._know_secrets()
             while True:
                 changes, read_mail = await self._advance()
                 if not await self._record(changes, read_mail):
@@ -126,6 +130,11 @@ class Driver:
                 await self._next_fact()
         finally:
             await self._attempts.abandon()
+
+    async def _know_secrets(self) -> None:
+        names = self._workflow.secret_names
+        if names:
+            await self._ports.secrets.make_known(self._claim.org_id, names, self._rules.scrubber)
 
     def ring(self) -> None:
         """There may be mail."""
@@ -316,7 +325,7 @@ class Driver:
             idempotency_key=idempotency_key(
                 self._claim.root_id, start.path, turn.again, turn.iteration, start.config_text
             ),
-            rules=self._ports.rules,
+            rules=self._rules,
             now=self._clock.now,
             say=self._say,
             start_child=partial(self._start_child, turn),
@@ -335,11 +344,13 @@ class Driver:
 
     async def _attempt(self, start: StartStep, context: AttemptContext | None = None) -> Outcome:
         step, told = self._workflow.step(start.path), context or self._context(start)
-        step_type = self._ports.step_type(step.definition.type)
-        run = partial(run_attempt, step, step_type, told, start.config, self._ports.rules)
+        run: Run = self._ports.step_type(step.definition.type).run
+        if step.secrets:
+            run = partial(self._ports.secrets.run, step, self._rules.scrubber, run)
+        make = partial(run_attempt, step, run, told, start.config, self._rules)
         if start.cache_key is None:
-            return await run()
-        return await run_cached(self._ports.cache, start.cache_key, step, told, run)
+            return await make()
+        return await run_cached(self._ports.cache, start.cache_key, step, told, make)
 
     def _say(self, path: str, kind: str, data: EventData) -> None:
         if len(self._said) < SAID_LIMIT:

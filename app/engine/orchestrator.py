@@ -29,9 +29,11 @@ from app.engine.ports import (
     ExecutionQueue,
     Recorder,
     ResultCache,
+    SecretVault,
     WorkerRegistry,
 )
 from app.engine.rescuer import Rescuer
+from app.engine.secrets import Secrets
 from app.engine.service import Service
 from app.engine.step_types import StepType
 
@@ -73,6 +75,7 @@ class Orchestrator:
         earlier: EarlierRuns,
         cache: ResultCache,
         book: BudgetBook,
+        vault: SecretVault,
         step_type: Callable[[str], StepType],
         doorbell: Doorbell,
         settings: EngineSettings,
@@ -95,6 +98,7 @@ class Orchestrator:
             children=Children(source, earlier, definitions, recorder, self.nudge),
             cache=cache,
             budgets=self.budgets,
+            secrets=Secrets(vault),
             rules=settings.output_rules,
             cancel_grace=settings.cancel_grace,
         )

@@ -11,6 +11,7 @@ from app.domain.changes import Event
 from app.domain.compiled import NO_LIMITS, Slots
 from app.domain.jsontext import JSON
 from app.domain.mail import Mail
+from app.domain.secrets import StoredSecret
 from app.engine.rows import StoredStep
 from app.engine.transition import Transition
 
@@ -242,6 +243,16 @@ class ResultCache(Protocol):
 
     async def put(self, org_id: str, key: str, result: CachedResult, ttl: float) -> None:
         """Keep a result for `ttl` seconds."""
+
+
+class SecretVault(Protocol):
+    """Secrets of the organisations, sealed where they are kept."""
+
+    async def open(self, org_id: str, names: Sequence[str]) -> Sequence[StoredSecret]:
+        """Those of the named secrets that the organisation has, opened; raises Unavailable."""
+
+    async def note_use(self, org_id: str, names: Sequence[str]) -> None:
+        """These were used now; raises Unavailable."""
 
 
 class BudgetBook(Protocol):

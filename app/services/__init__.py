@@ -15,6 +15,7 @@ from app.services.health import Health
 from app.services.identity import Identity
 from app.services.insight import Insight
 from app.services.lineage import Lineages
+from app.services.secrets import Secrets
 from app.services.starts import Starts
 from app.services.streams import Streams
 from app.services.workflows import Workflows
@@ -28,6 +29,7 @@ class Services:
     tickets: StreamTickets
     identity: Identity
     api_keys: ApiKeys
+    secrets: Secrets
     audit: Audit
     workflows: Workflows
     executions: Executions

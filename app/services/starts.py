@@ -20,6 +20,7 @@ from app.engine.ports import FRESH, Accepted, AlreadyAccepted, NewExecution, Ori
 from app.engine.transition import queued_event_data
 from app.services.executions import Executions
 from app.services.payloads import shown
+from app.services.secrets import Secrets
 from app.services.step_names import option_problems
 
 FURTHEST_START = timedelta(days=366)
@@ -98,12 +99,14 @@ class Starts:
         executions: Executions,
         workflows: WorkflowSource,
         definitions: Definitions,
+        secrets: Secrets,
         recorder: Recorder,
         nudge: Callable[[], None],
     ) -> None:
         self._executions = executions
         self._workflows = workflows
         self._definitions = definitions
+        self._secrets = secrets
         self._recorder = recorder
         self._nudge = nudge
 
@@ -115,7 +118,8 @@ class Starts:
         a key that stands for another request (`idempotency_key_reused`).
         """
         workflow, version = await self.startable(caller, request.workflow_id, request.version)
-        if missing := self._definitions.missing_setup(workflow):
+        missing = self._definitions.missing_setup(workflow)
+        if missing := [*missing, *await self._secrets.problems(caller.org_id, workflow)]:
             raise invalid(missing)
         if problems := workflow.input_problems(request.input):
             detail = f"The input does not fit the workflow: {problems[0].detail}"

@@ -23,6 +23,7 @@ from app.domain.steps import StepSpec
 from app.domain.validation import StepCatalog, check_definition
 from app.engine.definitions import Definitions
 from app.services.audit import Audit
+from app.services.secrets import Secrets
 
 WorkflowRow: TypeAlias = RowMapping
 """A workflow or a version of one as stored; JSON values as texts."""
@@ -89,10 +90,13 @@ class _Proposal:
 class Workflows:
     """The use cases about workflows and step types."""
 
-    def __init__(self, tenancy: Tenancy, definitions: Definitions, catalog: StepLibrary, audit: Audit) -> None:
+    def __init__(
+        self, tenancy: Tenancy, definitions: Definitions, catalog: StepLibrary, secrets: Secrets, audit: Audit
+    ) -> None:
         self._tenancy = tenancy
         self._definitions = definitions
         self._catalog = catalog
+        self._secrets = secrets
         self._audit = audit
 
     async def create(self, caller: Caller, document: object, *, draft: bool) -> WorkflowDetail:
@@ -100,7 +104,7 @@ class Workflows:
 
         Raises Problems (`workflow_invalid`) for a definition that cannot run, unless `draft`; Conflict for a taken id.
         """
-        proposal = await self._proposal(document, draft=draft)
+        proposal = await self._proposal(caller.org_id, document, draft=draft)
         workflow_id = proposal.own.get("id") or clock.new_id("wf")
         async with self._tenancy.transaction(caller.org_id) as connection:
             version = await queries.add(connection, caller.org_id, workflow_id, proposal.columns())
@@ -132,7 +136,7 @@ class Workflows:
         The document of the latest version again makes no new version. Raises NotFound, Problems as `create` does,
         Conflict for an archived workflow, and `precondition_required` or `version_conflict` by `if_match`.
         """
-        proposal = await self._proposal(document, draft=draft, workflow_id=workflow_id)
+        proposal = await self._proposal(caller.org_id, document, draft=draft, workflow_id=workflow_id)
         async with self._tenancy.transaction(caller.org_id) as connection:
             row = _found(await queries.lock(connection, caller.org_id, workflow_id))
             _demand_match(row, if_match)
@@ -160,10 +164,10 @@ class Workflows:
                 return
             await self._note(connection, caller, action, workflow_id, row["latest_version"], row["name"])
 
-    async def validate(self, caller: Caller, document: object) -> Validation:  # noqa: ARG002
+    async def validate(self, caller: Caller, document: object) -> Validation:
         """Everything that is wrong with a definition; saves nothing."""
         body, _, wrong = _parted(document)
-        workflow, problems, missing = await self._examined(body)
+        workflow, problems, missing = await self._examined(caller.org_id, body)
         found = wrong + problems
         return Validation(workflow is not None and not wrong, (found or missing)[:MAX_PROBLEMS])
 
@@ -197,11 +201,13 @@ class Workflows:
             raise NotFound("There is no such step type")
         return spec
 
-    async def _proposal(self, document: object, *, draft: bool, workflow_id: str | None = None) -> _Proposal:
+    async def _proposal(
+        self, org_id: str, document: object, *, draft: bool, workflow_id: str | None = None
+    ) -> _Proposal:
         body, own, wrong = _parted(document)
         if workflow_id is not None and own.get("id", workflow_id) not in (workflow_id, None):
             wrong.append(Problem("invalid_value", "This is the id of another workflow: leave it out", "/id"))
-        _, problems, missing = await self._examined(body)
+        _, problems, missing = await self._examined(org_id, body)
         if wrong:
             raise Problems(f"{wrong[0].pointer}: {wrong[0].detail}", wrong + problems)
         if not isinstance(body, dict):
@@ -216,27 +222,30 @@ class Workflows:
         description = clean_text(text, _MAX_DESCRIPTION) if isinstance(text, str) else None
         return _Proposal(own, name, description, encode(body), problems[:MAX_PROBLEMS], missing[:MAX_PROBLEMS])
 
-    async def _examined(self, body: object) -> tuple[CompiledWorkflow | None, list[Problem], list[Problem]]:
+    async def _examined(
+        self, org_id: str, body: object
+    ) -> tuple[CompiledWorkflow | None, list[Problem], list[Problem]]:
         """The compiled definition or its problems, and what the set-up lacks for it."""
         # Hundreds of expressions take a second to compile, and a model's library as long to import: not on the loop.
         checked = await asyncio.to_thread(check_definition, body, self._catalog)
         if checked.workflow is None:
             return None, checked.problems, []
-        return checked.workflow, [], await self._missing(checked.workflow)
+        return checked.workflow, [], await self._missing(org_id, checked.workflow)
 
-    async def _missing(self, workflow: CompiledWorkflow) -> list[Problem]:
-        return await asyncio.to_thread(self._definitions.missing_setup, workflow)
+    async def _missing(self, org_id: str, workflow: CompiledWorkflow) -> list[Problem]:
+        missing = await asyncio.to_thread(self._definitions.missing_setup, workflow)
+        return [*missing, *await self._secrets.problems(org_id, workflow)]
 
     async def _problems_now(self, row: WorkflowRow) -> Sequence[Problem]:
         if row["problems"] != _NO_PROBLEMS:
             # What a draft lacked when it was saved may be there by now, a function for instance.
-            _, problems, missing = await self._examined(decode(row["definition"]))
+            _, problems, missing = await self._examined(row["org_id"], decode(row["definition"]))
             return (problems or missing)[:MAX_PROBLEMS]
         try:
             workflow = await self._definitions.get(row["org_id"], row["id"], row["latest_version"])
         except Problems as error:
             return error.problems
-        return (await self._missing(workflow))[:MAX_PROBLEMS]
+        return (await self._missing(row["org_id"], workflow))[:MAX_PROBLEMS]
 
     async def _apply(
         self, connection: AsyncConnection, caller: Caller, row: WorkflowRow, proposal: _Proposal, *, publish: bool

@@ -155,9 +155,12 @@ def port_of(url: httpx.URL) -> int:
 
 
 def place(url: httpx.URL) -> str:
-    """A URL for people: without user, password, query and fragment, where credentials hide; at most 300 characters."""
+    """A URL for people: without user, password, query and fragment, where credentials hide; at most 300 characters.
+
+    A longer one loses its whole path: half a secret could not be recognised and cut out.
+    """
     shown = str(url.copy_with(userinfo=b"", query=None, fragment=None))
-    return shown if len(shown) <= 300 else f"{shown[:299]}…"
+    return shown if len(shown) <= 300 else f"{url.copy_with(userinfo=b'', path='/', query=None, fragment=None)}…"
 
 
 def _malformed(url: str) -> Refusal | None:

@@ -16,6 +16,7 @@ from app.domain.durations import Duration
 from app.domain.errors import Problem, StepError
 from app.domain.expressions import is_template
 from app.domain.schemas import UnsupportedSchema, compile_schema
+from app.domain.secrets import SecretReference
 from app.domain.steps import Done, Effect, StepSpec
 from app.engine.step_types import StepContext
 from app.settings import Settings
@@ -52,6 +53,9 @@ class AgentConfig(Document):
     )
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    api_key: SecretReference | None = Field(
+        default=None, description="The provider's key, from a secret; else the deployment's."
+    )
     timeout: Duration = Field(default=120.0, gt=0, description="For one answer of the model.")
     settings: SamplingSettings = SamplingSettings()
 
@@ -82,6 +86,7 @@ class AgentStep(TypedStep[AgentConfig]):
         retry=THREE_ATTEMPTS,
         timeout=600.0,
         function_from="model",
+        secrets_in=frozenset({"api_key"}),
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -99,7 +104,7 @@ class AgentStep(TypedStep[AgentConfig]):
 
     def missing_setup(self, config: Mapping[str, Any]) -> list[Problem]:
         model = config.get("model")
-        if not isinstance(model, str) or is_template(model):
+        if not isinstance(model, str) or is_template(model) or config.get("api_key") is not None:
             return []
         return [problem for problem in self._model_problems(model) if problem.code != "unknown_model"]
 

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -16,12 +17,14 @@ from app.domain.definition import Document
 from app.domain.durations import Duration
 from app.domain.errors import Problem, StepError
 from app.domain.jsontext import JSON, NotJson, decode, encode
+from app.domain.secrets import OpenedSecret, SecretReference
 from app.domain.steps import Done, Effect, StepSpec
 from app.engine.step_types import StepContext
 from app.steps.addresses import place
 from app.steps.base import THREE_ATTEMPTS, TypedStep, has_template, invalid_config, pointer
 from app.steps.http_headers import header_problems
-from app.steps.outbound import SAFE_METHODS, Outbound, OutboundRequest, OutboundResponse
+from app.steps.outbound import SAFE_METHODS, Outbound, OutboundRequest, OutboundResponse, target_of
+from app.steps.secret_values import opened_secrets, revealed
 
 MAX_RETRY_AFTER = 3_600.0
 MAX_TIMEOUT = 600.0
@@ -36,18 +39,23 @@ _CHARSET = re.compile(
 
 StatusRange = Annotated[str, Field(pattern=r"^([1-5]xx|[1-5][0-9]{2}-[1-5][0-9]{2})$")]
 Status = Annotated[int, Field(strict=True, ge=100, le=599)]
-Scalar = str | int | float | bool
+Scalar = str | int | float | bool | SecretReference
+Text = str | SecretReference
 
 
 class HttpRequestConfig(Document):
     method: Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"] = "GET"
-    url: str = Field(min_length=1, description="http or https; public addresses, and what the operator has allowed.")
-    headers: dict[str, str] = Field(default_factory=dict, max_length=64)
+    url: Annotated[str, Field(min_length=1)] | SecretReference = Field(
+        description="http or https; public addresses, and what the operator has allowed."
+    )
+    headers: dict[str, Text] = Field(
+        default_factory=dict, max_length=64, description="Credentials such as Authorization come from a secret only."
+    )
     query: dict[str, Scalar | list[Scalar] | None] = Field(
         default_factory=dict, description="Added to the URL, encoded; null leaves a parameter out."
     )
     json_body: Any = Field(default=None, alias="json", description="Sent as JSON; null: no body.")
-    body: str | None = Field(default=None, description="Sent as text.")
+    body: Text | None = Field(default=None, description="Sent as text.")
     form: dict[str, Scalar | list[Scalar]] | None = Field(default=None, description="Sent as a web form.")
     timeout: Duration = Field(default=30.0, description="For all of it: redirects and the body included.")
     expect_status: tuple[Status | StatusRange, ...] | None = Field(
@@ -81,7 +89,7 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
         description=(
             "Calls an HTTP API. A status other than 2xx fails the step with `http_status`; 408, 425, 429 and 5xx are "
             "retried if the step may be. Requests with an effect carry an `Idempotency-Key` that stays the same over "
-            "retries."
+            'retries. A secret is sent in place of `{"$secret": "name"}`, to the hosts it is for.'
         ),
         category="connect",
         icon="globe",
@@ -102,6 +110,8 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
         timeout=MAX_TIMEOUT,
         # No method means GET.
         safe_when=("method", frozenset({"", "GET", "HEAD"})),
+        secrets_in=frozenset({"url", "headers", "query", "json", "body", "form"}),
+        sends_to=lambda config: _literal_target(config.get("url")),
         result_keys=("status", "body", "url"),
     )
 
@@ -117,7 +127,7 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
         if isinstance(headers, Mapping):
             problems += [
                 Problem(found.code, found.detail, pointer(("headers",)) + found.pointer)
-                for found in header_problems(headers)
+                for found in header_problems(headers, resolved=False)
             ]
         return problems
 
@@ -138,19 +148,20 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
         return Done(output)
 
     def _request(self, context: StepContext, config: HttpRequestConfig) -> OutboundRequest:
-        for problem in header_problems(config.headers):
+        for problem in header_problems(config.headers, resolved=True):
             raise StepError(f"/headers{problem.pointer}: {problem.detail}", code=problem.code, retryable=False)
+        sent = _Sent.of(config)
         headers = httpx.Headers({"accept": "*/*", "accept-encoding": "identity", "user-agent": "stepstream"})
         try:
-            content_type, content = _content(config)
-            url = _with_query(config)
+            content_type, content = _content(sent)
+            url = _with_query(sent)
         except (NotJson, UnicodeError):
             raise invalid_config("The body or the query has characters that cannot be sent as text") from None
         if content_type:
             headers["content-type"] = content_type
         if config.method not in SAFE_METHODS:
             headers["idempotency-key"] = context.idempotency_key
-        headers.update(httpx.Headers([(k.encode("ascii"), v.encode("latin-1")) for k, v in config.headers.items()]))
+        headers.update(httpx.Headers([(k.encode("ascii"), v.encode("latin-1")) for k, v in sent.headers.items()]))
         return OutboundRequest(
             method=config.method,
             url=url,
@@ -159,25 +170,56 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
             timeout=min(config.timeout, MAX_TIMEOUT),
             max_bytes=self._max_output if config.max_bytes is None else min(config.max_bytes, self._max_output),
             follow_redirects=config.follow_redirects,
+            secrets=sent.secrets,
         )
 
 
-def _content(config: HttpRequestConfig) -> tuple[str | None, bytes]:
-    if config.json_body is not None:
-        return "application/json", encode(config.json_body).encode()
-    if config.body is not None:
-        return "text/plain; charset=utf-8", config.body.encode()
-    if config.form is not None:
-        return "application/x-www-form-urlencoded", str(httpx.QueryParams(config.form)).encode()
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What leaves the service, with `secrets` in their places."""
+
+    url: str
+    headers: Mapping[str, str]
+    query: Mapping[str, Any]
+    json: Any
+    body: str | None
+    form: Mapping[str, Any] | None
+    secrets: tuple[OpenedSecret, ...]
+
+    @staticmethod
+    def of(config: HttpRequestConfig) -> "_Sent":
+        parts: tuple[Any, ...] = (config.url, config.headers, config.query, config.json_body, config.body, config.form)
+        secrets = opened_secrets(*parts)
+        url, headers, query, json, body, form = map(revealed, parts) if secrets else parts
+        return _Sent(url, headers, query, json, body, form, secrets)
+
+
+def _literal_target(url: object) -> tuple[str, int] | None:
+    if not isinstance(url, str) or has_template(url):
+        return None
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        return None
+    return target_of(parsed)
+
+
+def _content(sent: _Sent) -> tuple[str | None, bytes]:
+    if sent.json is not None:
+        return "application/json", encode(sent.json).encode()
+    if sent.body is not None:
+        return "text/plain; charset=utf-8", sent.body.encode()
+    if sent.form is not None:
+        return "application/x-www-form-urlencoded", str(httpx.QueryParams(sent.form)).encode()
     return None, b""
 
 
-def _with_query(config: HttpRequestConfig) -> str:
-    query = {name: value for name, value in config.query.items() if value is not None}
+def _with_query(sent: _Sent) -> str:
+    query = {name: value for name, value in sent.query.items() if value is not None}
     if not query:
-        return config.url
+        return sent.url
     added = str(httpx.QueryParams(query))
-    return f"{config.url}{'&' if '?' in config.url else '?'}{added}"
+    return f"{sent.url}{'&' if '?' in sent.url else '?'}{added}"
 
 
 def _expected(status: int, ranges: tuple[int | str, ...] | None) -> bool:

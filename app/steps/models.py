@@ -4,8 +4,10 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import httpx
 import httpx2
 import pydantic_ai
 from pydantic_ai import Agent, ModelRetry, StructuredDict, capture_run_messages, exceptions
@@ -32,9 +34,12 @@ from pydantic_ai.usage import UsageLimits
 from app.domain.errors import StepError, clean_text
 from app.domain.jsontext import JSON, encode
 from app.domain.schemas import compile_schema, schema_problems
+from app.domain.secrets import OpenedSecret, host_allowed, not_for
 from app.engine.step_types import StepContext
 from app.settings import Settings
 from app.steps.agent import OPENAI_FAMILY, STAND_IN, AgentConfig
+from app.steps.outbound import target_of
+from app.steps.secret_values import opened_secrets
 from app.steps.stand_in import stand_in_model
 
 pydantic_ai.BANNER_ENABLED = False  # the terminal is ours
@@ -66,16 +71,20 @@ class Models:
         self._providers: dict[str, Provider[Any]] = {}
         self._http: httpx2.AsyncClient | None = None
 
-    def model(self, name: str) -> Model:
-        """The model of a name such as `openai:gpt-5.2`; raises StepError that says what is missing."""
+    def model(self, name: str, secret: OpenedSecret | None = None) -> Model:
+        """The model of a name such as `openai:gpt-5.2`, with a key of its own or the deployment's.
+
+        Raises StepError that says what is missing, or that the secret is not for the provider.
+        """
         if name == STAND_IN:
             return stand_in_model()
         provider, _, model = name.partition(":")
         try:
+            provider_of = self._provider if secret is None else partial(self._provider_with, secret)
             if provider == "openai" and self._settings.openai_base_url:
                 # Compatible servers have the Chat Completions API; hardly any has the newer one.
-                return OpenAIChatModel(model, provider=self._provider(provider))
-            return infer_model(name, provider_factory=self._provider)
+                return OpenAIChatModel(model, provider=provider_of(provider))
+            return infer_model(name, provider_factory=provider_of)
         except ImportError as error:
             raise _not_installed(name, provider, str(error)) from None
         except exceptions.UserError as error:
@@ -110,7 +119,7 @@ class Models:
             await http.aclose()
 
     def _agent(self, config: AgentConfig) -> Agent[None, Any]:
-        model = self.model(config.model)
+        model = self.model(config.model, *opened_secrets(config.api_key))
         if config.output_schema is None:
             return Agent(model, output_type=str, instructions=config.instructions, retries=_OUTPUT_RETRIES)
         validator = compile_schema(config.output_schema)
@@ -130,19 +139,28 @@ class Models:
 
     def _provider(self, name: str) -> Provider[Any]:
         if name not in self._providers:
-            self._providers[name] = self._new_provider(name)
+            self._providers[name] = self._new_provider(name, None)
         return self._providers[name]
 
-    def _new_provider(self, name: str) -> Provider[Any]:
+    def _provider_with(self, secret: OpenedSecret, name: str) -> Provider[Any]:
+        provider = self._new_provider(name, secret.text)
+        host, port = target_of(httpx.URL(provider.base_url))
+        if not host_allowed(secret.allowed_hosts, host, port):
+            message = not_for(secret.name, host, secret.allowed_hosts)
+            raise StepError(message, code="secret_host_not_allowed", retryable=False)
+        return provider
+
+    def _new_provider(self, name: str, key: str | None) -> Provider[Any]:
         settings = self._settings
         if name in OPENAI_FAMILY:
-            key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
+            if key is None and settings.openai_api_key:
+                key = settings.openai_api_key.get_secret_value()
             if settings.openai_base_url:
                 return OpenAICompatibleProvider(
                     "openai", base_url=settings.openai_base_url, api_key=key, http_client=self._client()
                 )
             return OpenAIProvider(api_key=key, http_client=self._client())
-        if name.startswith("gateway/"):
+        if name.startswith("gateway/") and key is None:
             return infer_provider(name)
         try:
             kind = infer_provider_class(name)
@@ -150,9 +168,13 @@ class Models:
             raise _unknown(f"'{name}' is not a provider of models") from None
         if name in _PERSONAL:
             raise _unknown(f"'{name}' signs in as one person, which a service cannot do; use `openai`")
-        takes_client = "http_client" in inspect.signature(kind.__init__).parameters
+        takes = inspect.signature(kind.__init__).parameters
+        if key is not None and "api_key" not in takes:
+            message = f"The provider '{name}' takes no key: leave out `api_key`"
+            raise StepError(message, code="invalid_config", retryable=False)
+        given = {"api_key": key, "http_client": self._client() if "http_client" in takes else None}
         make: Callable[..., Provider[Any]] = kind
-        return make(http_client=self._client()) if takes_client else make()
+        return make(**{option: value for option, value in given.items() if value is not None})
 
     def _client(self) -> httpx2.AsyncClient:
         if self._http is None:
@@ -231,7 +253,7 @@ def step_error(error: Exception, model: str) -> StepError:
             401,
             403,
         ):
-            detail = f"The provider of '{model}' refused the key of this deployment{answered}; the operator sets it"
+            detail = f"The provider of '{model}' refused the key{answered}: that of `api_key`, or the operator's"
             return StepError(detail, code="model_not_configured", retryable=False)
         case exceptions.ModelAPIError() if isinstance(error, exceptions.ModelNotFoundError) or status == 404:
             detail = f"The provider does not know the model '{model}'{answered}"

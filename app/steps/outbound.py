@@ -20,6 +20,8 @@ import httpcore
 import httpx
 
 from app.domain.errors import StepError
+from app.domain.scrubbing import forms
+from app.domain.secrets import OpenedSecret, host_allowed, not_for
 from app.steps.addresses import NOT_PUBLIC, Address, EgressRule, place, port_of, unmapped
 from app.steps.decoding import BodyReader
 
@@ -40,7 +42,7 @@ _BODY_HEADERS = frozenset({"content-type", "content-length", "transfer-encoding"
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
     """A request to make. `timeout` in seconds holds for all of it, redirects and body included; `max_bytes` for the
-    body, as received and as decoded."""
+    body, as received and as decoded. `secrets` are in it, and go to the hosts they are for only."""
 
     method: str
     url: str
@@ -49,6 +51,12 @@ class OutboundRequest:
     timeout: float
     max_bytes: int
     follow_redirects: bool = True
+    secrets: tuple[OpenedSecret, ...] = ()
+
+    def carries(self, secret: OpenedSecret) -> bool:
+        """Whether the value is anywhere in it, as this service or a server that redirects may write it."""
+        parts = [self.url.encode(), *(value for _, value in self.headers.raw), self.content]
+        return any(form.encode("utf-8", "replace") in part for form in forms(secret.value) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +99,9 @@ class Outbound:
             await pool.aclose()
 
     async def _follow(self, request: OutboundRequest) -> OutboundResponse:
-        for _ in range(MAX_REDIRECTS + 1):
+        for hop in range(MAX_REDIRECTS + 1):
             url = self._checked_url(request)
+            _check_secrets(request, url, redirected=hop > 0)
             async with self._exchange(request, url) as answer:
                 headers = httpx.Headers(answer.headers)
                 target = headers.get("location") if _redirects(answer.status) else None
@@ -217,6 +226,20 @@ def is_own(address: Address) -> bool:
 
 def _blocked(host: str) -> StepError:
     return StepError(f"{host} may not be called: {NOT_PUBLIC}", code="ssrf_blocked", retryable=False)
+
+
+def target_of(url: httpx.URL) -> tuple[str, int]:
+    """The host, as it stands in certificates, and the port."""
+    return url.raw_host.decode("ascii").lower().strip("[]"), port_of(url)
+
+
+def _check_secrets(request: OutboundRequest, url: httpx.URL, *, redirected: bool) -> None:
+    """Raise StepError unless all secrets in the request are for where it goes; a redirect may have left some behind."""
+    host, port = target_of(url)
+    for secret in request.secrets:
+        if not host_allowed(secret.allowed_hosts, host, port) and (not redirected or request.carries(secret)):
+            message = not_for(secret.name, host, secret.allowed_hosts)
+            raise StepError(message, code="secret_host_not_allowed", retryable=False)
 
 
 def _named(request: OutboundRequest) -> str:

@@ -29,6 +29,8 @@ SAMPLE_BODIES: dict[str, Any] = {
     "setOrganizationBudget": {"max_cost": 1},
     "setWorkflowBudget": {"max_cost": 1},
     "decideApproval": {"decision": "reject"},
+    "createSecret": {"name": "sample", "value": "sample-value", "allowed_hosts": ["example.com"]},
+    "replaceSecret": {"value": "sample-value", "allowed_hosts": ["example.com"]},
 }
 
 
@@ -66,12 +68,15 @@ async def belongings(client, live) -> dict[str, str]:
     started = await client.post("/api/v1/executions", json={"workflow_id": workflow_id}, headers={"Prefer": "wait=20"})
     key = await client.post("/api/v1/api-keys", json={"name": "mine"})
     approval_id = await add_approval(live.database, started.json())
+    secret = {"name": "stripe_live", "value": "sk_live_1234", "allowed_hosts": ["api.stripe.com"]}
+    assert (await client.post("/api/v1/secrets", json=secret)).status_code == 201
     return {
         "workflow_id": workflow_id,
         "execution_id": started.json()["id"],
         "step_id": "greet",
         "key_id": key.json()["id"],
         "approval_id": approval_id,
+        "secret_name": "stripe_live",
         "other": started.json()["id"],
         "fingerprint": "5d3f6f0a6c1e4b7d9a2c8e15",
         "number": "1",
@@ -107,7 +112,7 @@ async def test_every_route_refuses_a_role_without_its_permission_and_audits_it(l
 async def test_no_route_shows_or_takes_another_organisations_things(live, other_client, client, belongings):
     """Theirs answers exactly as one that does not exist; nothing of it appears anywhere."""
     nothing = {name: f"{value[:4]}_nothing" for name, value in belongings.items()} | {"number": "1", "step_type": "log"}
-    owned = {"workflow_id", "execution_id", "key_id", "approval_id"}
+    owned = {"workflow_id", "execution_id", "key_id", "approval_id", "secret_name"}
     for route in api_routes(live):
         theirs = await call(other_client, route, belongings)
         random = await call(other_client, route, nothing)

@@ -91,6 +91,16 @@ def rows_of(org: str) -> Mapping[str, Mapping[str, object]]:
             "cost": 1.0,
         },
         "day_budgets": {"org_id": org, "workflow_id": "", "max_cost": 1.0, "updated_by": f"user_{org}"},
+        "secrets": {
+            "org_id": org,
+            "name": "stripe",
+            "version": 1,
+            "allowed_hosts": ["api.stripe.com"],
+            "ciphertext": b"sealed",
+            "wrapped_key": b"wrapped",
+            "key_id": "key",
+            "updated_by": user,
+        },
         "idempotency_keys": {"org_id": org, "key": "key", "fingerprint": "f", "execution_id": execution},
     }
 

@@ -15,28 +15,31 @@ ALLOWED = {
             execution_events execution_inbox approvals audit_logs usage_by_day day_budgets
             users.id users.email users.name users.token_version users.disabled users.created_at
             api_keys.id api_keys.org_id api_keys.user_id api_keys.name api_keys.scopes api_keys.expires_at
-            api_keys.revoked_at api_keys.last_used_at api_keys.created_at""",
-        "INSERT": "workflows workflow_versions audit_logs execution_inbox api_keys day_budgets",
+            api_keys.revoked_at api_keys.last_used_at api_keys.created_at
+            secrets.org_id secrets.name secrets.version secrets.allowed_hosts secrets.last4 secrets.updated_at
+            secrets.updated_by secrets.last_used_at""",
+        "INSERT": "workflows workflow_versions audit_logs execution_inbox api_keys day_budgets secrets",
         "UPDATE": """
             workflows.name workflows.description workflows.project_id workflows.latest_version
             workflows.published_version workflows.updated_at workflows.archived_at api_keys.revoked_at
             day_budgets""",
-        "DELETE": "workflows workflow_versions day_budgets",
+        "DELETE": "workflows workflow_versions day_budgets secrets",
         "TRUNCATE": "",
     },
     ENGINE: {
         "SELECT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
             workflows workflow_versions refresh_tokens stream_tickets approvals result_cache
-            usage_by_day day_budgets
+            usage_by_day day_budgets secrets
             audit_logs.id audit_logs.action audit_logs.resource_id audit_logs.details""",
         "INSERT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
             audit_logs approvals result_cache usage_by_day""",
         "UPDATE": """
             executions execution_steps workers approvals result_cache usage_by_day execution_inbox.applied_at
-            execution_inbox.consumed_by workflows.execution_count
-            workflows.success_count workflows.failure_count workflows.cancelled_count workflows.last_executed_at""",
+            execution_inbox.consumed_by secrets.wrapped_key secrets.key_id secrets.last_used_at
+            workflows.execution_count workflows.success_count workflows.failure_count workflows.cancelled_count
+            workflows.last_executed_at""",
         "DELETE": "execution_inbox result_cache idempotency_keys workers stream_tickets refresh_tokens",
         "TRUNCATE": "",
     },

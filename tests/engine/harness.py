@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from app import clock
+from app.auth.sealing import MasterKeys
 from app.db.budget_book import PostgresBudgetBook
 from app.db.doorbell import PostgresDoorbell
 from app.db.earlier_runs import PostgresEarlierRuns
@@ -17,12 +18,14 @@ from app.db.link import Connect
 from app.db.queue import Queue
 from app.db.recorder import GroupRecorder
 from app.db.result_cache import PostgresResultCache
+from app.db.secret_vault import PostgresSecretVault
 from app.db.tenancy import Tenancy
 from app.db.urls import API, ENGINE
 from app.db.workers import Workers
 from app.db.workflow_source import WorkflowSource
 from app.domain.errors import Problem
 from app.domain.jsontext import decode, encode
+from app.domain.scrubbing import Scrubber
 from app.domain.steps import StepSpec
 from app.engine.attempt import OutputRules
 from app.engine.definitions import Definitions
@@ -30,6 +33,7 @@ from app.engine.orchestrator import EngineSettings, Orchestrator
 from app.engine.ports import Accepted, NewExecution, WorkerRegistry
 from app.engine.step_types import StepType
 from app.engine.transition import queued_event_data
+from app.services.secrets import unsealed
 from app.settings import Settings
 from app.steps.registry import default_registry
 from app.streaming.hub import Hub
@@ -40,6 +44,7 @@ from tests.database import Database
 ORG = "org_a"
 SECRET = "s3cr3t-value"
 SCAN_SECONDS = 0.1
+KEYS = MasterKeys([b"master-secret-of-the-tests-" * 2])
 
 
 class Catalog:
@@ -277,6 +282,8 @@ async def engine(
         book, earlier = PostgresBudgetBook(dedicated), PostgresEarlierRuns(dedicated)
         stack.push_async_callback(earlier.close)
         stack.push_async_callback(book.close)
+        vault = PostgresSecretVault(dedicated, partial(unsealed, KEYS))
+        stack.push_async_callback(vault.close)
         for closable in (source, log, queue, workers):
             stack.push_async_callback(closable.close)
         doorbell = PostgresDoorbell(dedicated, sender)
@@ -299,6 +306,7 @@ async def engine(
             earlier=earlier,
             cache=cache,
             book=book,
+            vault=vault,
             step_type=catalog.__getitem__,
             doorbell=doorbell,
             settings=EngineSettings(
@@ -308,7 +316,7 @@ async def engine(
                 max_recoveries=5,
                 drain_budget=drain_budget,
                 cancel_grace=cancel_grace,
-                output_rules=OutputRules(max_output, (SECRET,)),
+                output_rules=OutputRules(max_output, Scrubber((SECRET,))),
             ),
         )
         await orchestrator.start()

@@ -77,4 +77,4 @@ def test_host_names_are_no_addresses():
 def test_a_url_is_shown_without_what_may_be_secret():
     shown = place(httpx.URL("https://user:pw@api.example:8443/v1/things?key=s3cret#frag"))
     assert shown == "https://api.example:8443/v1/things"
-    assert len(place(httpx.URL("https://api.example/" + "x" * 5_000))) == 300
+    assert place(httpx.URL("https://api.example/" + "x" * 5_000)) == "https://api.example/…"

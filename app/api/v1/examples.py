@@ -60,6 +60,16 @@ DAY_BUDGET: dict[str, Any] = {
     "updated_by": "user_admin",
 }
 
+SECRET: dict[str, Any] = {
+    "name": "stripe",
+    "version": 2,
+    "allowed_hosts": ["api.stripe.com"],
+    "last4": "mple",
+    "updated_at": "2026-11-21T08:00:00.000000Z",
+    "updated_by": "user_admin",
+    "last_used_at": "2026-11-21T10:11:56.752000Z",
+}
+
 STEP: dict[str, Any] = {
     "id": "qualify",
     "step_number": 1,
@@ -302,6 +312,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "listApiKeys": {"200": _page(API_KEY)},
     "getApiKey": {"200": API_KEY},
+    "createSecret": {"201": SECRET},
+    "listSecrets": {"200": _page(SECRET)},
+    "getSecret": {"200": SECRET},
+    "replaceSecret": {"200": SECRET | {"version": 3}},
     "whoAmI": {
         "200": {
             "user": {"id": "user_admin", "email": "admin@stepstream.local", "name": "Administrator"},

@@ -22,6 +22,7 @@ from app.db.tables.identity import (
     stream_tickets,
     users,
 )
+from app.db.tables.secrets import secrets
 from app.db.tables.workflows import workflow_versions, workflows
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "organizations",
     "refresh_tokens",
     "result_cache",
+    "secrets",
     "step_attempts",
     "stream_tickets",
     "usage_by_day",
