@@ -18,7 +18,10 @@ Path: TypeAlias = "tuple[str | int, ...]"
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(
-    rf"(?:(?P<above>\*\.)?(?P<name>{_LABEL}(?:\.{_LABEL})*)|\[(?P<address>[0-9a-f:.]{{2,45}})\])(?::(?P<port>[0-9]{{1,5}}))?"
+    rf"""(?: (?P<above>\*\.(?!.*\.[0-9]+(?::|$)))? (?P<name>{_LABEL}(?:\.{_LABEL})*)  # no wildcard before an address
+          | \[(?P<address>[0-9a-f:.]{{2,45}})\] )
+         (?: : (?P<port>[0-9]{{1,5}}) )?""",
+    re.VERBOSE,
 )
 _HOST_HELP = (
     "A host is a name such as `api.example.com`, `*.example.com` for all below that name, or an address; "
