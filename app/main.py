@@ -13,8 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware.cors import CORSMiddleware
 
 from app import clock, metrics
+from app.api.admission import Admission
 from app.api.edge import Edge
 from app.api.errors import add_error_handlers
+from app.api.gate import Gate
 from app.api.openapi import describe
 from app.api.operations import operations
 from app.api.pagination import Cursors
@@ -36,6 +38,7 @@ from app.api.v1 import (
 )
 from app.auth.authenticator import Authenticator
 from app.auth.passwords import Passwords
+from app.auth.rates import Rate, Rates
 from app.auth.sealing import MasterKeys
 from app.auth.secret import derive, derive_password
 from app.auth.sessions import Sessions
@@ -81,9 +84,12 @@ from app.services.workflows import Workflows
 from app.settings import Settings
 from app.steps.registry import StepRegistry, default_registry
 from app.streaming.hub import Hub
+from app.streaming.places import StreamPlaces
 from app.streaming.poller import Poller
 
 VERSION = "0.1.0"
+RATE_SECONDS = 10
+"""The period that limits of requests are counted over."""
 
 log = structlog.get_logger("server")
 
@@ -156,21 +162,26 @@ def add_routes(app: FastAPI) -> None:
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:
-    """CORS for the configured origins; the edge goes outermost."""
+    """From the inside out: who is let in, CORS for the configured origins, and the edge around every answer."""
+    app.add_middleware(
+        Gate,
+        admission=Admission(settings.max_requests, settings.max_waiting_requests, settings.max_request_bytes),
+        draining=lambda: _draining(app),
+        max_body=settings.max_body,
+        max_workflow_body=settings.max_workflow_body,
+    )
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["ETag", "Link", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-ID"],
-        )
-    app.add_middleware(
-        Edge,
-        draining=lambda: _draining(app),
-        max_body=settings.max_body,
-        max_workflow_body=settings.max_workflow_body,
-    )
+            expose_headers=[
+                "ETag", "Link", "Location", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After",
+                "X-Request-ID",
+            ],
+        )  # fmt: skip
+    app.add_middleware(Edge)
 
 
 def _draining(app: FastAPI) -> bool:
@@ -288,6 +299,12 @@ def engine_settings(settings: Settings, urls: dict[str, str]) -> EngineSettings:
     )
 
 
+def make_streams(settings: Settings, storage: Storage) -> Streams:
+    """The use cases of streams."""
+    places = StreamPlaces(settings.max_streams_per_user, settings.max_streams_per_org)
+    return Streams(storage.tenancy, storage.hub, storage.log, places)
+
+
 def make_services(
     settings: Settings, storage: Storage, orchestrator: Orchestrator, definitions: Definitions, steps: StepRegistry
 ) -> Services:
@@ -298,7 +315,7 @@ def make_services(
     passwords = Passwords()
     sessions = Sessions(credentials, tokens, passwords, SignInThrottle(), refresh_ttl=settings.refresh_token_ttl)
     tenancy = storage.tenancy
-    audit, streams_service = Audit(tenancy), Streams(tenancy, storage.hub, storage.log)
+    audit, streams_service = Audit(tenancy), make_streams(settings, storage)
     executions_service = Executions(tenancy, definitions)
     stored_secrets = Secrets(tenancy, MasterKeys(settings.master_secrets), audit)
     starts = Starts(
@@ -312,6 +329,10 @@ def make_services(
     lineages = Lineages(tenancy, starts, audit)
     return Services(
         authenticator=authenticator,
+        rates=Rates(
+            callers=Rate("requests", settings.max_request_rate, RATE_SECONDS),
+            strangers=Rate("refused", settings.max_refused_rate, RATE_SECONDS),
+        ),
         tickets=StreamTickets(credentials, authenticator),
         identity=Identity(sessions=sessions, passwords=passwords, credentials=credentials, tenancy=tenancy),
         api_keys=ApiKeys(tenancy, audit),

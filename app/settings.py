@@ -68,6 +68,30 @@ class Settings(BaseSettings):
     max_workflow_body: int = Field(default=2 << 20, ge=1024)
     max_output: int = Field(default=1 << 20, ge=1024)
 
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Names by which clients may address this server; none: any."
+    )
+    trusted_proxies: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Addresses and networks whose X-Forwarded-For and -Proto are believed."
+    )
+    header_timeout: float = Field(default=10.0, gt=0, le=600, description="For the whole head of a request.")
+    body_timeout: float = Field(default=30.0, gt=0, le=3600, description="For the whole body of a request.")
+    keep_alive_timeout: int = Field(default=20, ge=1, le=3600, description="How long an idle connection is kept.")
+    max_connections: int = Field(default=10_000, ge=10, le=1_000_000)
+    max_requests: int = Field(default=512, ge=1, le=100_000, description="Requests worked on at once.")
+    max_request_bytes: int = Field(default=64 << 20, ge=1 << 20, description="Of the bodies of those requests.")
+    max_waiting_requests: int = Field(
+        default=2_000, ge=0, le=100_000, description="Requests that wait for the end of a run (`Prefer: wait`)."
+    )
+    max_request_rate: int = Field(
+        default=20_000, ge=0, description="Requests of one user or API key in 10 s; 0: any number."
+    )
+    max_refused_rate: int = Field(
+        default=10_000, ge=0, description="Refused credentials from one address in 10 s; 0: any number."
+    )
+    max_streams_per_user: int = Field(default=20, ge=0, description="Open streams of a user; 0: any number.")
+    max_streams_per_org: int = Field(default=100, ge=0, description="Open streams of an organisation; 0: any number.")
+
     egress_allow_cidrs: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="Private networks that http.request may reach."
     )
@@ -77,7 +101,9 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("STEPSTREAM_OPENAI_API_KEY", "OPENAI_API_KEY")
     )
 
-    @field_validator("allowed_origins", "egress_allow_cidrs", "egress_ports", mode="before")
+    @field_validator(
+        "allowed_origins", "egress_allow_cidrs", "egress_ports", "allowed_hosts", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         if isinstance(value, str):

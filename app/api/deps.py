@@ -32,6 +32,7 @@ class Require:
 
     async def __call__(self, request: Request) -> Caller:
         caller = await authenticate(request, services(request))
+        count(request, caller, services(request))
         if self.permission is not None:
             await demand(caller, self.permission, services(request))
         demand_readable(request)
@@ -57,14 +58,25 @@ async def authenticate(connection: HTTPConnection, services: Services) -> Caller
         raise StepstreamError("There are two Authorization headers", code="ambiguous_credentials")
     if not headers:
         raise Unauthenticated("Send `Authorization: Bearer <token>`", code="missing_credentials")
-    principal = await services.authenticator.authenticate(headers[0])
     state = connection.scope["state"]
+    try:
+        principal = await services.authenticator.authenticate(headers[0])
+    except Unauthenticated:
+        services.rates.count_refused(state["ip_address"])
+        raise
     return Caller(
         principal=principal,
         ip_address=state["ip_address"],
         user_agent=state["user_agent"],
         request_id=state["request_id"],
     )
+
+
+def count(request: Request, caller: Caller, services: Services) -> None:
+    """Raise RateExceeded if the caller comes too often, Unavailable if the organisation has its share of the places."""
+    state = request.scope["state"]
+    state["standing"] = services.rates.count(caller.principal)
+    state["place"].claim(caller.org_id)
 
 
 async def demand(caller: Caller, permission: Permission, services: Services) -> None:

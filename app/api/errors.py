@@ -9,8 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.headers import rate_headers
 from app.api.problems import REGISTRY
 from app.api.responses import problem
+from app.auth.errors import RateExceeded
 from app.domain.errors import MAX_PROBLEMS, Problem, Problems, StepstreamError, Unauthenticated
 
 log = structlog.get_logger("api")
@@ -58,6 +60,8 @@ def domain_problem(request: Request, error: Exception) -> Response:
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, round(retry_after)))
+    if isinstance(error, RateExceeded):
+        headers |= rate_headers(error.standing)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = f'Bearer error="{error.error_code}"'
     errors = error.problems if isinstance(error, Problems) else ()

@@ -25,6 +25,8 @@ REGISTRY: dict[str, ProblemType] = {
         json_too_deep=("The body is nested too deeply", "The limit is 32 levels of lists and objects."),
         invalid_yaml=("The body is not YAML", "Send one YAML document of plain values: no tags, no aliases."),
         invalid_request=("The request cannot be read", "Check the method, the path and the headers."),
+        invalid_host=("The Host is missing or wrong", "Send one Host header that names this server."),
+        invalid_path=("The path cannot be read", "Encode it as UTF-8 in %XX; no control characters."),
         invalid_idempotency_key=(
             "The Idempotency-Key cannot be used",
             "Send at most one, of 1 to 255 printable ASCII characters.",
@@ -74,6 +76,11 @@ REGISTRY: dict[str, ProblemType] = {
         method_not_allowed=("The method is not offered here", "The Allow header lists those that are."),
     ),
     **_at(
+        408,
+        True,
+        request_timeout=("The request came too slowly", "Send a whole head within 10 s and a whole body within 30 s."),
+    ),
+    **_at(
         409,
         False,
         invalid_state=("Its state does not allow this", "Read it again; its status may have changed."),
@@ -100,6 +107,11 @@ REGISTRY: dict[str, ProblemType] = {
         413,
         False,
         body_too_large=("The body is too large", "The limit is 1 MiB, 2 MiB for a workflow; put large data elsewhere."),
+    ),
+    **_at(
+        414,
+        False,
+        uri_too_long=("The URL is too long", "The limit is 8 KiB; put large data into the body."),
     ),
     **_at(
         415,
@@ -135,6 +147,13 @@ REGISTRY: dict[str, ProblemType] = {
         429,
         True,
         rate_limited=("Too many requests", "Wait for the seconds in Retry-After."),
+        quota_exceeded=("The organisation's quota is used up", "Wait for the seconds in Retry-After."),
+        too_many_streams=("Too many streams are open", "Close some: there is a limit per user and per organisation."),
+    ),
+    **_at(
+        431,
+        False,
+        headers_too_large=("The headers are too large", "The limits are 32 KiB and 100 headers."),
     ),
     **_at(
         500,
@@ -147,6 +166,7 @@ REGISTRY: dict[str, ProblemType] = {
         database_unavailable=("The database does not answer", "Try again in a moment."),
         database_busy=("The database is busy", "Try again in a moment."),
         storage_full=("The database's disk is full", "The operator must free space; accepted work is kept."),
+        overloaded=("This server is busy", "Wait for the seconds in Retry-After."),
         draining=("This server is stopping", "Try again; another server takes over."),
     ),
 }

@@ -11,7 +11,10 @@ from app.api.v1.schemas.problem import Problem
 
 _PARAMETERS = ("unknown_parameter", "duplicate_parameter")
 _JSON_BODY = ("json_too_deep", "number_out_of_range", "unsupported_content_encoding")
-_ALWAYS = ("missing_credentials", "invalid_token", "insufficient_scope", "body_too_large", "database_unavailable")
+_ALWAYS = (
+    "missing_credentials", "invalid_token", "insufficient_scope", "body_too_large", "rate_limited", "overloaded",
+    "database_unavailable",
+)  # fmt: skip
 
 
 def router(prefix: str, tag: str) -> APIRouter:

@@ -3,10 +3,13 @@
 StepstreamError
 ├── Unauthenticated
 │   └── RefreshReused     a refresh token was used twice; carries whose it was, for the audit log
-└── Throttled             too many failed sign-ins; trying again later works
+└── Throttled
+    └── RateExceeded      too many failed sign-ins or requests; carries how the caller stands
 """
 
-from app.domain.errors import StepstreamError, Unauthenticated
+from dataclasses import dataclass
+
+from app.domain.errors import Throttled, Unauthenticated
 
 INVALID_TOKEN = "The credential is not valid: it is malformed, expired or revoked. Sign in again or use another key."  # noqa: S105
 
@@ -29,11 +32,23 @@ class RefreshReused(Unauthenticated):
         self.user_id = user_id
 
 
-class Throttled(StepstreamError):
-    """Too many failures; `retry_after` is in seconds."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a caller stands with a limit of `limit` times in `period` seconds.
 
-    code = "rate_limited"
+    `remaining` times are free at once, and all of them in `reset` seconds.
+    """
 
-    def __init__(self, detail: str, *, retry_after: int) -> None:
-        super().__init__(detail)
-        self.retry_after = retry_after
+    limit_name: str
+    limit: int
+    period: int
+    remaining: int
+    reset: int
+
+
+class RateExceeded(Throttled):
+    """One time too many."""
+
+    def __init__(self, detail: str, *, retry_after: int, standing: Standing) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.standing = standing

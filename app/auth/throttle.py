@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app import clock
-from app.auth.errors import Throttled
+from app.auth.errors import RateExceeded, Standing
 
 
 class FailureWindow:
@@ -71,19 +71,23 @@ class SignInThrottle:
         capacity: int = 10_000,
     ) -> None:
         self._monotonic = monotonic
+        self._per_account = per_account
+        self._period = period
         self._accounts = FailureWindow(per_account, period, capacity)
         self._networks = FailureWindow(per_address, period, capacity)
 
     def admit(self, account: str, ip_address: str | None) -> Attempt:
-        """Let one attempt through and count it, or raise Throttled."""
+        """Let one attempt through and count it, or raise RateExceeded."""
         now = self._monotonic()
-        network = None if ip_address is None else _network(ip_address)
+        network = None if ip_address is None else network_of(ip_address)
         wait = self._accounts.wait(account, now)
         if network is not None:
             wait = max(wait, self._networks.wait(network, now))
         if wait > 0:
             seconds = math.ceil(wait)
-            raise Throttled(f"Too many failed sign-ins; try again in {seconds} s.", retry_after=seconds)
+            standing = Standing("sign-ins", self._per_account, math.ceil(self._period), 0, seconds)
+            detail = f"Too many failed sign-ins; try again in {seconds} s."
+            raise RateExceeded(detail, retry_after=seconds, standing=standing)
         self._accounts.add(account, now)
         if network is not None:
             self._networks.add(network, now)
@@ -96,7 +100,7 @@ class SignInThrottle:
             self._networks.withdraw(attempt.network, attempt.at)
 
 
-def _network(ip_address: str) -> str:
+def network_of(ip_address: str) -> str:
     """What one person holds: an IPv4 address, or the /64 of an IPv6 one."""
     try:
         address = ipaddress.ip_address(ip_address)

@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import resource
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -13,8 +15,10 @@ from app.cli.failures import CommandFailed
 
 if TYPE_CHECKING:  # they take a second to load, which `up` spends while Postgres starts
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from app.main import Runtime
+    from app.settings import Settings
 
 STREAM_GRACE = 5
 """Seconds that open requests and streams get to end once the server stops."""
@@ -22,6 +26,9 @@ STREAM_GRACE = 5
 _GC_THRESHOLDS = (50_000, 20, 50)
 _READY_POLL = 0.05
 _BACKLOG = 2048
+MAX_DESCRIPTORS = 65_536
+RESERVED_DESCRIPTORS = 128
+"""Those that clients' connections must leave to the database, to steps and to files."""
 
 
 class Server(uvicorn.Server):
@@ -82,7 +89,7 @@ async def serving(app: "FastAPI", bound: socket.socket) -> AsyncIterator["Runtim
     async with app.router.lifespan_context(app):
         runtime: Runtime = app.state.runtime
         _listen(bound)
-        server = Server(_configuration(app))
+        server = Server(configuration(app, app.state.settings))
         task = asyncio.create_task(server.serve(sockets=[bound]), name="http-server")
         try:
             await _first_of(server.listening.wait(), task)
@@ -105,10 +112,21 @@ def _listen(bound: socket.socket) -> None:
         raise _cannot_listen(host, port, error) from error
 
 
-def _configuration(app: "FastAPI") -> uvicorn.Config:
+def configuration(app: "ASGIApp", settings: "Settings") -> uvicorn.Config:
+    """How uvicorn serves an app: by the guarded protocol, within the limits of the settings."""
+    from app.api.protocol import GuardedProtocol, Limits, Lobby
+
+    limits = Limits(
+        head_seconds=settings.header_timeout,
+        body_seconds=settings.body_timeout,
+        hosts=frozenset(host.lower() for host in settings.allowed_hosts),
+        max_connections=min(settings.max_connections, _descriptors() - RESERVED_DESCRIPTORS),
+        max_bytes=settings.max_request_bytes,
+    )
+    protocol: Any = partial(GuardedProtocol, lobby=Lobby(limits))
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol,
         ws="websockets-sansio",
         ws_max_size=4096,
         ws_per_message_deflate=False,
@@ -118,9 +136,20 @@ def _configuration(app: "FastAPI") -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_timeout,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=STREAM_GRACE,
     )
+
+
+def _descriptors() -> int:
+    """How many files and sockets this process may have open, after asking for as many as it can get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(soft, wanted)
 
 
 async def _first_of(awaited: Coroutine[Any, Any, object], task: "asyncio.Task[None]") -> None:

@@ -7,6 +7,7 @@ StepstreamError
 ├── Unauthenticated       no credential, or none we accept
 ├── Forbidden             known, but not allowed
 ├── Unavailable           a dependency is down or busy; trying again may work
+├── Throttled             too often or too much of it; trying again later works
 └── StepError             a step attempt failed; carries what the retry decision needs
 """
 
@@ -76,6 +77,16 @@ class Unavailable(StepstreamError):
     code = "database_unavailable"
 
     def __init__(self, detail: str, *, code: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after = retry_after
+
+
+class Throttled(StepstreamError):
+    """Too often, or too many at once; `retry_after` is in seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, retry_after: int, code: str | None = None) -> None:
         super().__init__(detail, code=code)
         self.retry_after = retry_after
 

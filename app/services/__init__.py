@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.auth.authenticator import Authenticator
+from app.auth.rates import Rates
 from app.auth.tickets import StreamTickets
 from app.services.api_keys import ApiKeys
 from app.services.approvals import Approvals
@@ -26,6 +27,7 @@ class Services:
     """Everything a request may ask for."""
 
     authenticator: Authenticator
+    rates: Rates
     tickets: StreamTickets
     identity: Identity
     api_keys: ApiKeys

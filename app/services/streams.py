@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 
 from app.auth.principal import Caller
 from app.db.tenancy import Tenancy
@@ -12,6 +12,7 @@ from app.engine.ports import EventLog
 from app.services.executions import find_execution
 from app.services.payloads import events_shown
 from app.streaming.hub import Hub
+from app.streaming.places import StreamPlaces
 from app.streaming.session import follow
 from app.streaming.waiting import until_terminal
 
@@ -19,12 +20,17 @@ from app.streaming.waiting import until_terminal
 class Streams:
     """Reading and following events within an organisation."""
 
-    def __init__(self, tenancy: Tenancy, hub: Hub, log: EventLog) -> None:
+    def __init__(self, tenancy: Tenancy, hub: Hub, log: EventLog, places: StreamPlaces) -> None:
         self._tenancy = tenancy
+        self._places = places
         self._hub = hub
         self._log = log
         self.draining = asyncio.Event()
         """Set when this process stops: every stream ends, and clients go on elsewhere from their cursor."""
+
+    def place(self, caller: Caller) -> AbstractContextManager[None]:
+        """Inside, the caller has one more stream open; raises Throttled (`too_many_streams`)."""
+        return self._places.taken(caller.org_id, caller.user_id)
 
     async def check(self, org_id: str, execution_id: str) -> ExecutionStatus:
         """The status of an execution one may follow; raises NotFound."""

@@ -21,6 +21,8 @@ from app.api.openapi import operations
 from app.api.problems import REGISTRY
 from app.auth.permissions import Role
 from app.auth.tokens import AccessTokens
+from app.cli import serving as cli
+from app.cli.serving import bind, port_of, url_of
 from app.main import create_app
 from app.services import Services
 from app.settings import SECRET_FILE, Settings
@@ -153,7 +155,7 @@ class AnswerChecker:
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """Serve an app on a free loopback port; its URL."""
+    """Serve any app on a free loopback port, by plain uvicorn; its URL."""
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="websockets-sansio",
         ws_max_size=4096, ws_per_message_deflate=False, timeout_graceful_shutdown=2,
@@ -187,5 +189,6 @@ async def live_server(
     settings = settings_for(database, data_dir, **changes)
     app = create_app(settings, database.admin_url)
     prepare(app)
-    async with serving(app) as url:
-        yield Live(app, url, database, AnswerChecker(app))
+    with bind("127.0.0.1", 0) as bound:
+        async with cli.serving(app, bound):
+            yield Live(app, url_of("127.0.0.1", port_of(bound)), database, AnswerChecker(app))

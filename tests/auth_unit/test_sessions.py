@@ -7,13 +7,13 @@ from auth_fakes import MASTER, NOW, FakeClock, FakeStore, add_member
 from app import clock as real_clock
 from app.auth import opaque
 from app.auth.authenticator import Authenticator
-from app.auth.errors import RefreshReused, Throttled
+from app.auth.errors import RefreshReused
 from app.auth.passwords import Passwords
 from app.auth.permissions import ROLE_PERMISSIONS, Permission, Role
 from app.auth.sessions import Sessions, SignedIn, normal_email
 from app.auth.throttle import SignInThrottle
 from app.auth.tokens import AccessTokens
-from app.domain.errors import Unauthenticated, Unavailable
+from app.domain.errors import Throttled, Unauthenticated, Unavailable
 
 EMAIL = "user_a@example.org"
 PASSWORD = "correct horse"

@@ -1,8 +1,8 @@
 import pytest
 from auth_fakes import FakeClock
 
-from app.auth.errors import Throttled
 from app.auth.throttle import SignInThrottle
+from app.domain.errors import Throttled
 
 
 @pytest.fixture

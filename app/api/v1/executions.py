@@ -241,7 +241,7 @@ async def get_execution(
     """With `Prefer: wait=30` the answer waits for the end of the run, at most so many seconds."""
     seconds = _wait_seconds(prefer)
     if seconds is not None and not (await services.streams.check(caller.org_id, execution_id)).terminal:
-        await services.streams.until_terminal(caller.org_id, execution_id, seconds)
+        await _until_terminal(request, services, caller, execution_id, seconds)
     return await execution_answer(request, services, caller, await services.executions.detail(caller, execution_id))
 
 
@@ -314,17 +314,27 @@ async def _start(
         queue_ttl=options.queue_ttl,
         control=options.control(),
     )
-    return await started_answer(services, caller, await services.starts.start(caller, wanted), prefer)
+    return await started_answer(request, services, caller, await services.starts.start(caller, wanted), prefer)
 
 
-async def started_answer(services: Services, caller: Caller, started: Started, prefer: str | None) -> Response:
+async def started_answer(
+    request: Request, services: Services, caller: Caller, started: Started, prefer: str | None
+) -> Response:
     """201 with the execution as accepted; with `Prefer: wait` the ended one with 200, or 201 when time is up."""
     seconds = _wait_seconds(prefer)
     if seconds is None:
         return _started(started, 201, execution_view(started.row))
     execution_id = started.row["id"]
-    ended = await services.streams.until_terminal(caller.org_id, execution_id, seconds)
+    ended = await _until_terminal(request, services, caller, execution_id, seconds)
     return _started(started, 200 if ended else 201, execution_view(await services.executions.get(caller, execution_id)))
+
+
+async def _until_terminal(
+    request: Request, services: Services, caller: Caller, execution_id: str, seconds: float
+) -> bool:
+    """Whether the execution ended in time; where too many wait already, time is up at once."""
+    with request.scope["state"]["place"].waiting() as may_wait:
+        return may_wait and await services.streams.until_terminal(caller.org_id, execution_id, seconds)
 
 
 def _started(started: Started, status: int, body: dict[str, Any]) -> Response:

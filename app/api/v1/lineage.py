@@ -57,7 +57,7 @@ async def retry_execution(
     what failed and what comes after it runs. 409 unless the execution failed, was cancelled, or completed and
     `from_step` says what to do again."""
     started = await services.lineages.retry(caller, execution_id, (body or Retry()).asked(idempotency_key(request)))
-    return await started_answer(services, caller, started, prefer)
+    return await started_answer(request, services, caller, started, prefer)
 
 
 @executions.post(
@@ -92,7 +92,8 @@ async def replay_execution(
     `from_step` is computed anew, but approvals are asked for again, as they are with other `pins`. Steps that must
     happen once and did are reused, even from the start, unless `redo_once`. 409 while the execution has not ended."""
     wanted = (body or Replay()).asked(idempotency_key(request))
-    return await started_answer(services, caller, await services.lineages.replay(caller, execution_id, wanted), prefer)
+    started = await services.lineages.replay(caller, execution_id, wanted)
+    return await started_answer(request, services, caller, started, prefer)
 
 
 @of_workflow.post(
@@ -121,7 +122,7 @@ async def run_step(
     started = await services.lineages.run_step(
         caller, workflow_id, step_id, given.input, given.outputs, idempotency_key(request)
     )
-    return await started_answer(services, caller, started, prefer)
+    return await started_answer(request, services, caller, started, prefer)
 
 
 @executions.get(

@@ -1,11 +1,14 @@
 """Following an execution: JSON pages, Server-Sent Events, WebSocket. The same events, from any cursor."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from app.api.deps import Require, ServicesDep, authenticate, demand
@@ -46,7 +49,7 @@ CanRead = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_READ))]
             "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
         },
         204: {"description": "Live stream only: nothing will come behind this cursor any more"},
-        **problems("not_found", "validation_error"),
+        **problems("not_found", "validation_error", "too_many_streams"),
     },
 )
 async def list_events(
@@ -116,17 +119,32 @@ async def list_logs(
     )  # fmt: skip
 
 
+class EventStream(StreamingResponse):
+    """A live stream: it holds one of the caller's streams and none of the places of requests."""
+
+    def __init__(self, content: AsyncGenerator[str, None], place: AbstractContextManager[None]) -> None:
+        headers = NO_STORE | {"X-Accel-Buffering": "no"}
+        super().__init__(content, media_type=EVENT_STREAM, headers=headers)
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            scope["state"]["place"].leave()
+            await super().__call__(scope, receive, send)
+
+
 async def _live(services: Services, caller: Caller, execution_id: str, after: int) -> Response:
     streams = services.streams
     status = await streams.check(caller.org_id, execution_id)
     if status.terminal and not await streams.page(caller, execution_id, after, 1):
         return Response(status_code=204)
     batches = paced(streams.follow(caller, execution_id, after, status), PING_SECONDS, streams.draining)
-    headers = NO_STORE | {"X-Accel-Buffering": "no"}
-    return StreamingResponse(_sse(execution_id, batches), media_type=EVENT_STREAM, headers=headers)
+    return EventStream(_sse(execution_id, batches, after, streams.draining), streams.place(caller))
 
 
-async def _sse(execution_id: str, batches: AsyncGenerator[Sequence[Event] | None, None]) -> AsyncGenerator[str, None]:
+async def _sse(
+    execution_id: str, batches: AsyncGenerator[Sequence[Event] | None, None], cursor: int, draining: asyncio.Event
+) -> AsyncGenerator[str, None]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
     try:
         async for batch in batches:
@@ -134,6 +152,9 @@ async def _sse(execution_id: str, batches: AsyncGenerator[Sequence[Event] | None
                 yield ": ping\n\n"
             else:
                 yield "".join(f"id: {event.seq}\ndata: {envelope_text(execution_id, event)}\n\n" for event in batch)
+                cursor = batch[-1].seq
+        if draining.is_set():
+            yield f'event: server.draining\ndata: {{"after":{cursor}}}\n\n'
     finally:
         await batches.aclose()
 
@@ -162,16 +183,19 @@ async def stream_execution_by_workflow_path(websocket: WebSocket, execution_id: 
 async def _serve(websocket: WebSocket, execution_id: str) -> None:
     services: Services = websocket.app.state.services
     offered = [part.strip() for part in websocket.headers.get("sec-websocket-protocol", "").split(",")]
-    try:
-        after = _after(websocket)
-        caller = await _admit(websocket, services, execution_id, offered)
-        status = await services.streams.check(caller.org_id, execution_id)
-    except StepstreamError as error:
-        await websocket.send_denial_response(domain_problem(_as_request(websocket), error))
-        return
-    await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-    batches = services.streams.follow(caller, execution_id, after, status)
-    await StreamSession(websocket, services, caller, execution_id, after).run(batches)
+    with ExitStack() as held:
+        try:
+            after = _after(websocket)
+            caller = await _admit(websocket, services, execution_id, offered)
+            status = await services.streams.check(caller.org_id, execution_id)
+            held.enter_context(services.streams.place(caller))
+        except StepstreamError as error:
+            await websocket.send_denial_response(domain_problem(_as_request(websocket), error))
+            return
+        websocket.scope["state"]["place"].leave()
+        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        batches = services.streams.follow(caller, execution_id, after, status)
+        await StreamSession(websocket, services, caller, execution_id, after).run(batches)
 
 
 async def _admit(websocket: WebSocket, services: Services, execution_id: str, offered: list[str]) -> Caller:
