@@ -1,6 +1,6 @@
 """The composition root of the server: every part is made here, once, and given what it needs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -107,13 +107,18 @@ class Runtime:
         self.services.streams.draining.set()
 
 
-def create_app(settings: Settings, admin_url: str | None = None) -> FastAPI:
-    """The ASGI app. `admin_url` names the database when the settings do not: the embedded one."""
+def create_app(
+    settings: Settings, admin_url: str | None = None, storage_full: Callable[[], bool] = lambda: False
+) -> FastAPI:
+    """The ASGI app. `admin_url` names the database when the settings do not: the embedded one.
+
+    `storage_full` says whether that one is running out of space.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            runtime = await start(settings, admin_url, stack)
+            runtime = await start(settings, admin_url, storage_full, stack)
             app.state.runtime, app.state.services = runtime, runtime.services
             yield
             runtime.begin_drain()
@@ -189,7 +194,9 @@ def _draining(app: FastAPI) -> bool:
     return runtime is not None and runtime.services.streams.draining.is_set()
 
 
-async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack) -> Runtime:
+async def start(
+    settings: Settings, admin_url: str | None, storage_full: Callable[[], bool], stack: AsyncExitStack
+) -> Runtime:
     """Make and start everything; `stack` stops it in the opposite order. Refuses a database that is not safe to use."""
     urls = {role: role_url(settings, role, partial(derive_password, settings.db_secret), admin_url) for role in LOGINS}
     for warning in await selfcheck.check(urls):
@@ -216,7 +223,7 @@ async def start(settings: Settings, admin_url: str | None, stack: AsyncExitStack
     stack.push_async_callback(orchestrator.drain)
     metrics.executions_running.set_function(lambda: orchestrator.running)
     metrics.stream_subscribers.set_function(lambda: storage.hub.subscribers)
-    services = make_services(settings, storage, orchestrator, definitions, steps)
+    services = make_services(settings, storage, orchestrator, definitions, steps, storage_full)
     stack.push_async_callback(services.identity.close)
     return Runtime(services, orchestrator)
 
@@ -306,7 +313,12 @@ def make_streams(settings: Settings, storage: Storage) -> Streams:
 
 
 def make_services(
-    settings: Settings, storage: Storage, orchestrator: Orchestrator, definitions: Definitions, steps: StepRegistry
+    settings: Settings,
+    storage: Storage,
+    orchestrator: Orchestrator,
+    definitions: Definitions,
+    steps: StepRegistry,
+    storage_full: Callable[[], bool],
 ) -> Services:
     """The use cases, on the storage and the engine."""
     credentials = Credentials(storage.auth_pool)
@@ -358,5 +370,6 @@ def make_services(
             storage.queue.depth,
             lambda: orchestrator.lease_trusted,
             streams_service.draining.is_set,
+            lambda: storage_full() or storage.recorder.storage_full,
         ),
     )

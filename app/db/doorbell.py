@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import asyncpg
 import structlog
 
+from app.db.errors import translated
 from app.db.link import Connect, hang_up
 from app.engine.ports import Channel
 from app.engine.service import Service
@@ -43,7 +44,8 @@ class PostgresDoorbell:
         if self._connection is not None and not self._connection.is_closed():
             await self._probe(self._connection)
             return
-        self._connection = await self._listening()
+        with translated():
+            self._connection = await self._listening()
         for callbacks in self._callbacks.values():
             _call(callbacks, [])
 

@@ -11,6 +11,8 @@ from app.domain.errors import Conflict, NotFound, Problem, Problems, StepstreamE
 
 _log = structlog.get_logger("database")
 
+STORAGE_FULL = "storage_full"
+
 _NOT_STORABLE = frozenset({"22P05", "22021", "22P02", "22003", "22000", "54001"})
 # Deadlock, serialization failure, lock or statement timeout, cancelled, idle too long in a transaction.
 _BUSY = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "25P04"})
@@ -79,7 +81,7 @@ def _of_state(state: str, message: str) -> StepstreamError | None:
     if state in _BUSY:
         return Unavailable("The database is busy. Try again.", code="database_busy")
     if state == "53100":
-        return Unavailable("The database's disk is full. Free some space.", code="storage_full", retry_after=30)
+        return Unavailable("The database's disk is full. Free some space.", code=STORAGE_FULL, retry_after=30)
     return _unavailable() if state.startswith(_UNAVAILABLE) else None
 
 

@@ -29,7 +29,8 @@ SOCKET_FILE = ".s.PGSQL.5432"
 LOG_LIMIT = 16 << 20
 _LOG_TAIL = 4096
 _COMMAND_TIMEOUT = 120.0
-_WAL_SEGMENT = 16 << 20
+# Two segments of the write-ahead log: without a new one the server stops.
+_ROOM = 32 << 20
 # What the shortest sockaddr_un holds (macOS); Linux has 107.
 _MAX_SOCKET_PATH = 103
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._/+-]+")
@@ -176,12 +177,18 @@ class Cluster:
         """The error to raise; with the log from byte `since` on, and advice chosen by it unless given."""
         tail = "" if since is None else self.log_tail(since)
         # On a full disk the log may have no room to say so.
-        full = since is not None and shutil.disk_usage(self.data_dir).free < _WAL_SEGMENT
+        full = since is not None and self.is_full()
         clues = what + tail + (_ADVICE[0][0] if full else "")
         found = next(((code, text) for mark, code, text in _ADVICE if mark in clues), None)
         code, general = found or ("database_unavailable", _OTHER_ADVICE)
         quoted = f"\nThe end of its log ({self.log_path}):\n{tail}" if tail else ""
         return EmbeddedPostgresError(f"{what}{quoted}\n{advice or general}", code=code)
+
+    def is_full(self) -> bool:
+        """Whether the disk of the data or that of the write-ahead log has hardly any space left."""
+        with suppress(OSError):
+            return any(shutil.disk_usage(path).free < _ROOM for path in (self.directory, self.directory / "pg_wal"))
+        return False
 
     @contextmanager
     def explained(self) -> Iterator[None]:

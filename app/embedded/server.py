@@ -5,6 +5,7 @@ What it promises:
 - The server is nobody's child. It has its own session, so neither Ctrl-C nor the death of who started it ends it; any
   number of processes use it, and the last one to leave stops it.
 - Starting clears what a killed server left behind (busy backends, a stale lock file) and never deletes data.
+- A full disk costs nothing that was committed: the server may stop for want of space, and is tried again until it runs.
 - No TCP. Only the OS user who owns the files, and root, are let in as `postgres`; every other role needs its password.
 
 Two files under flock, which the kernel releases when a process dies: `users.lock`, held shared by whoever uses the
@@ -44,6 +45,7 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path) -> None:
         self._cluster = Cluster(data_dir)
         self._users: int | None = None
+        self._was_full = False
 
     @property
     def data_dir(self) -> Path:
@@ -63,6 +65,15 @@ class EmbeddedPostgres:
         credentials = quote(user, safe="") + ("" if password is None else ":" + quote(password, safe=""))
         # The port names the socket file; left out, drivers would take it from PGPORT.
         return f"postgresql://{credentials}@/{quote(database, safe='')}?host={quote(str(self.socket_dir))}&port=5432"
+
+    @property
+    def admin_url(self) -> str:
+        """The superuser's way in."""
+        return self.url("postgres", "postgres")
+
+    def storage_full(self) -> bool:
+        """Whether so little space is left that the server may have to stop at any moment, or has stopped."""
+        return self._cluster.is_full()
 
     def is_running(self) -> bool:
         """Whether the server's process lives; right after a crash it may still be recovering."""
@@ -127,7 +138,17 @@ class EmbeddedPostgres:
     def _look_after(self) -> bool:
         with suppress(OSError):
             self._cluster.bound_log()
+        self._tell_of_space()
         return self.ensure_running()
+
+    def _tell_of_space(self) -> None:
+        full = self.storage_full()
+        if full and not self._was_full:
+            advice = "Free some: Postgres stops when there is none left. Nothing is deleted, what was committed stays."
+            _log.error("hardly any disk space is left", data_dir=str(self.data_dir), advice=advice)
+        elif self._was_full and not full:
+            _log.info("there is disk space again", data_dir=str(self.data_dir))
+        self._was_full = full
 
     def _bring_up(self) -> None:
         postmaster = self._postmaster()

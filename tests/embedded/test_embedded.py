@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
+import structlog
 
 from app.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from app.embedded.cluster import SOCKET_FILE
@@ -396,3 +397,19 @@ async def test_log_is_bounded_while_the_server_writes_it(
     after = server.log_path.read_text()
     assert "nowhere" in after
     assert "\0" not in after
+
+
+async def test_a_disk_that_is_nearly_full_is_told_once_and_so_is_its_end(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not server.storage_full()
+    with monkeypatch.context() as full, structlog.testing.capture_logs() as said:
+        full.setattr("app.embedded.cluster._ROOM", 1 << 62)
+        assert server.storage_full()
+        server._look_after()
+        server._look_after()
+    assert [line["event"] for line in said] == ["hardly any disk space is left"]
+    with structlog.testing.capture_logs() as said:
+        server._look_after()
+        server._look_after()
+    assert [line["event"] for line in said] == ["there is disk space again"]

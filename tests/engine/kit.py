@@ -18,6 +18,7 @@ from app.engine.step_types import StepContext
 
 Run = Callable[[StepContext, Mapping[str, Any]], Awaitable[Done | Sleep]]
 ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+CONNECTION_LOST = asyncpg.ConnectionDoesNotExistError
 
 
 class Step:
@@ -148,12 +149,14 @@ class Wire:
         self.opened += 1
         return Connection(await connect(self._url, self._name), self)
 
-    def lose(self, sql: str, *, after: bool, times: int = 1, skip: int = 0) -> "Fault":
+    def lose(
+        self, sql: str, *, after: bool, times: int = 1, skip: int = 0, error: type[Exception] = CONNECTION_LOST
+    ) -> "Fault":
         """Break the connection at `times` uses of a statement, `after` the database has done it or before.
 
-        The first `skip` uses are let through.
+        The first `skip` uses are let through. With `error` it is that which happens in place of a lost connection.
         """
-        fault = Fault(sql, after, times, skip)
+        fault = Fault(sql, after, times, skip, error=error)
         self._faults.append(fault)
         return fault
 
@@ -173,7 +176,7 @@ class Wire:
                 fault.hits += 1
                 fault.hit.set()
                 if not fault.holds:
-                    raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+                    raise fault.error("a fault of the test")
                 await fault.released.wait()
 
 
@@ -184,6 +187,7 @@ class Fault:
     times: int
     skip: int
     holds: bool = False
+    error: type[Exception] = CONNECTION_LOST
     hits: int = 0
     hit: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)

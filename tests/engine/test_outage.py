@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 
 from app.db.claim_sql import CLAIM, LOOK, RELEASE
@@ -10,6 +11,7 @@ from app.db.record_sql import ACCEPT, RECORD
 from app.db.urls import ENGINE
 from app.db.workers import RENEW, RESCUE
 from app.db.workflow_source import HEAD
+from app.domain.errors import Unavailable
 from app.domain.jsontext import decode
 from app.domain.steps import Done, Effect
 from tests.engine.harness import engine, eventually, save_workflow
@@ -123,6 +125,40 @@ async def test_a_step_that_ends_during_an_outage_is_recorded_after_it(database):
         away.clear()
         row = await running.finish(execution_id)
         assert (row["status"], row["output"]) == ("COMPLETED", '"kept"')
+
+
+async def test_a_full_disk_holds_runs_up_refuses_new_ones_and_is_told(database):
+    wire = Wire(database.role_url(ENGINE))
+    async with engine(database, types={"add": Step(add)}, wire=wire.connect) as running:
+        full = wire.lose(RECORD, after=False, times=3, error=asyncpg.DiskFullError)
+        assert not running.recorder.storage_full
+        execution_id = await running.submit(*chain(3))
+        await full.hit.wait()
+        assert running.recorder.storage_full
+        wire.lose(ACCEPT, after=False, times=2, error=asyncpg.DiskFullError)
+        with pytest.raises(Unavailable) as refused:
+            await running.submit(*chain(1))
+        assert (refused.value.error_code, refused.value.retry_after) == ("storage_full", 30)
+        row = await running.finish(execution_id)
+        assert (row["status"], row["output"]) == ("COMPLETED", "6")
+        assert full.hits == 3
+
+
+@pytest.mark.parametrize("error", [asyncpg.DeadlockDetectedError, asyncpg.SerializationError])
+@pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
+async def test_deadlocks_and_serialization_failures_cost_a_run_nothing(database, error, after):
+    """Whether the statement had taken effect or not when it was said to have failed."""
+    wire, retried = Wire(database.role_url(ENGINE)), (ACCEPT, LOOK, CLAIM, RECORD, RENEW, RESCUE)
+    async with engine(database, types={"add": Step(add)}, wire=wire.connect, lease_ttl=1.0) as running:
+        faults = [wire.lose(sql, after=after, error=error) for sql in retried]
+        for execution_id in [await running.submit(*chain(3)) for _ in range(3)]:
+            row = await running.finish(execution_id)
+            assert (row["status"], row["output"], row["recoveries"]) == ("COMPLETED", "6", 0)
+
+        async def all_hit():
+            return all(fault.hits for fault in faults)
+
+        await eventually(all_hit)
 
 
 async def test_an_engine_that_is_idle_is_idle(database):
