@@ -80,6 +80,8 @@ def _of_state(state: str, message: str) -> StepstreamError | None:
         return Conflict(message)
     if state in _BUSY:
         return Unavailable("The database is busy. Try again.", code="database_busy")
+    if state == "53300":
+        return Unavailable("The database takes no more connections: raise its max_connections, or run fewer processes.")
     if state == "53100":
         return Unavailable("The database's disk is full. Free some space.", code=STORAGE_FULL, retry_after=30)
     return _unavailable() if state.startswith(_UNAVAILABLE) else None

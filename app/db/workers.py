@@ -4,6 +4,7 @@ A lease is judged by the database's clock alone. The row is the lease: whoever t
 its row in the same transaction, so a late renewal that still finds its row has lost nothing.
 """
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import psutil
 
 from app.db.claim_sql import IS_READY
+from app.db.errors import translated
 from app.db.link import PIN_PLANS, Connect, Link
+from app.engine.leases import RENEWALS
 
 PROC = Path("/proc")
 
@@ -78,7 +81,10 @@ class Workers:
         await self._leases.fetch(REGISTER, worker_id, self._host, pid, incarnation(pid) or "", ttl)
 
     async def renew(self, worker_id: str, ttl: float) -> bool:
-        return bool(await self._leases.fetch(RENEW, worker_id, ttl))
+        # A connection that died in silence must not eat up the lease: long before, it is given up for a new one.
+        with translated():
+            async with asyncio.timeout(ttl / RENEWALS):
+                return bool(await self._leases.fetch(RENEW, worker_id, ttl))
 
     async def rescue(self, worker_id: str, *, expired: bool) -> int:
         neighbours = await self._sweeps.fetch(NEIGHBOURS, self._host, worker_id)

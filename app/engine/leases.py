@@ -20,6 +20,9 @@ from app.domain.errors import Unavailable
 from app.engine.ports import WorkerRegistry
 from app.engine.service import Service
 
+RENEWALS = 3
+"""How often a lease is renewed in its time to live; none may take longer than until the next."""
+
 log = structlog.get_logger("lease")
 
 
@@ -36,7 +39,7 @@ class Leases:
         self._steady_from = float("-inf")
         self._changed = asyncio.Event()
         self.worker_id = clock.new_id("worker")
-        self._service = Service("lease", self._renew, ttl / 3)
+        self._service = Service("lease", self._renew, ttl / RENEWALS)
 
     async def start(self) -> None:
         """Register; on return this process may claim."""

@@ -5,13 +5,15 @@ import itertools
 
 import pytest
 
+from app.db.urls import ENGINE
+from app.db.workers import RENEW
 from app.domain.errors import Unavailable
 from app.engine.leases import Leases
 from app.engine.ports import Recorded
 from app.engine.rescuer import Rescuer
 from app.engine.service import Service
 from tests.engine.harness import engine, eventually, save_workflow
-from tests.engine.kit import Gate, Step, returning
+from tests.engine.kit import Gate, Step, Wire, returning
 from tests.engine.records import transition
 
 TTL = 30.0
@@ -282,6 +284,22 @@ async def test_in_doubt_nothing_starts_and_when_the_doubt_ends_all_goes_on(datab
         for each in (execution_id, waiting):
             row = await running.finish(each)
             assert (row["status"], row["lease_epoch"]) == ("COMPLETED", 1)
+
+
+async def test_a_renewal_that_gets_no_answer_is_given_up_for_a_new_one_in_time(database):
+    """A connection that died in silence would else cost the lease: a command waits for twenty seconds."""
+    wire = Wire(database.role_url(ENGINE))
+    async with engine(database, wire=wire.connect, lease_ttl=3.0) as running:
+        worker, silent = running.orchestrator._leases.worker_id, wire.hold(RENEW)
+        async with asyncio.timeout(10):
+            await silent.hit.wait()
+            answered = wire.sent.count(RENEW)
+
+        async def renewed():
+            return wire.sent.count(RENEW) > answered
+
+        await eventually(renewed)
+        assert running.orchestrator._leases.worker_id == worker
 
 
 async def test_the_recorder_knows_nothing_of_leases_only_the_fence_decides(running, database):

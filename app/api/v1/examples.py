@@ -198,7 +198,7 @@ def _page(item: dict[str, Any]) -> dict[str, Any]:
     return {"data": [item], "next_cursor": "q0h4cm9x", "has_more": True}
 
 
-_HEALTHY = {"status": "ok", "checks": {"database": "ok", "lease": "ok"}}
+_HEALTHY = {"status": "ok", "checks": {"storage": "ok", "database": "ok", "lease": "ok"}}
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "startExecution": {"200": EXECUTION, "201": ACCEPTED},
