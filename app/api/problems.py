@@ -180,6 +180,10 @@ RUN_CODES: dict[str, tuple[str, str]] = {
     "expression_limit": ("An expression did too much", "Move loops over large data into a step."),
     "output_not_json": ("A result is not JSON", "Return plain values: no NaN, no bytes, text keys only."),
     "output_too_large": ("A result is too large", "Store it elsewhere and return a reference."),
+    "target_failing": (
+        "A target is given a rest",
+        "It failed ten times in a row, so it is asked only now and then; what may be retried is, once it answers.",
+    ),
     "outcome_unknown": (
         "A worker was lost during a step that must happen once",
         "Check the other side whether it happened; then start a new execution.",

@@ -154,6 +154,15 @@ def port_of(url: httpx.URL) -> int:
     return 443 if url.scheme == "https" else 80
 
 
+def origin(url: str) -> str:
+    """The scheme, host and port that a URL leads to, as text; the beginning of one that is none."""
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError):
+        return url[:300]
+    return f"{parsed.scheme}://{parsed.host}:{port_of(parsed)}"
+
+
 def place(url: httpx.URL) -> str:
     """A URL for people: without user, password, query and fragment, where credentials hide; at most 300 characters.
 

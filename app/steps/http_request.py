@@ -20,11 +20,12 @@ from app.domain.jsontext import JSON, NotJson, decode, encode
 from app.domain.secrets import OpenedSecret, SecretReference
 from app.domain.steps import Done, Effect, StepSpec
 from app.engine.step_types import StepContext
-from app.steps.addresses import place
+from app.steps.addresses import origin, place
 from app.steps.base import THREE_ATTEMPTS, TypedStep, has_template, invalid_config, pointer
 from app.steps.http_headers import header_problems
 from app.steps.outbound import SAFE_METHODS, Outbound, OutboundRequest, OutboundResponse, target_of
 from app.steps.secret_values import opened_secrets, revealed
+from app.steps.targets import Targets
 
 MAX_RETRY_AFTER = 3_600.0
 MAX_TIMEOUT = 600.0
@@ -117,6 +118,7 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
 
     def __init__(self, outbound: Outbound, max_output: int) -> None:
         self._outbound = outbound
+        self._targets = Targets()
         self._max_output = max_output
 
     def check(self, config: Mapping[str, Any]) -> list[Problem]:
@@ -133,11 +135,12 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
 
     async def perform(self, context: StepContext, config: HttpRequestConfig) -> Done:
         request = self._request(context, config)
-        started = clock.monotonic()
-        answer = await self._outbound.send(request)
-        elapsed = clock.monotonic() - started
-        if not _expected(answer.status, config.expect_status):
-            raise _status_error(config.method, answer)
+        async with self._targets.turn(context.org_id, origin(request.url)):
+            started = clock.monotonic()
+            answer = await self._outbound.send(request)
+            elapsed = clock.monotonic() - started
+            if not _expected(answer.status, config.expect_status):
+                raise _status_error(config.method, answer)
         output: dict[str, JSON] = {
             "status": answer.status,
             "headers": dict(answer.headers),

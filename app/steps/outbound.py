@@ -11,8 +11,10 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import TypeAlias
 
@@ -34,6 +36,7 @@ MAX_REDIRECTS = 3
 _CONNECT_TIMEOUT = 10.0
 _MAX_CONNECTIONS = 256
 _KEEPALIVE = 5.0
+_LOOKUPS = 32
 # A redirect to another origin takes along only what describes the request, never what may identify the caller.
 _KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
 _BODY_HEADERS = frozenset({"content-type", "content-length", "transfer-encoding"})
@@ -69,9 +72,16 @@ class OutboundResponse:
     url: httpx.URL
 
 
+_looking_up = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="stepstream-names")
+
+
 async def system_resolver(host: str, port: int) -> list[str]:
-    """All addresses of a name, as the machine's resolver gives them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """All addresses of a name, as the machine's resolver gives them.
+
+    A resolver that hangs holds a thread of these, and not one of the event loop's, which the database's name needs too.
+    """
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_looking_up, ask)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
