@@ -110,6 +110,10 @@ class Client:
         """The answer to new values of some fields at a path below /api/v1; raises Refused."""
         return await self._object("PATCH", path, body=body)
 
+    async def delete(self, path: str) -> None:
+        """Delete what is at a path below /api/v1; raises Refused."""
+        _accepted(await self._answer("DELETE", path, repeatable=False))
+
     async def save_workflow(self, workflow_id: str, document: dict[str, JSON]) -> dict[str, Any]:
         """Create the workflow, or make the document its next version if it differs; the workflow as saved."""
         path = f"/workflows/{quote(workflow_id, safe='')}"

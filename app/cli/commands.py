@@ -21,6 +21,7 @@ from app.cli.options import (
     Server,
     Token,
 )
+from app.cli.secrets import keys, secrets
 
 cli = typer.Typer(
     name="stepstream",
@@ -42,6 +43,8 @@ cli = typer.Typer(
 )
 cli.add_typer(executions, name="executions")
 cli.add_typer(approvals, name="approvals")
+cli.add_typer(secrets, name="secrets")
+cli.add_typer(keys, name="keys")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for any free one [8000].")]

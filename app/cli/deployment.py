@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.auth.passwords import Passwords
+from app.auth.sealing import MasterKeys
 from app.auth.secret import derive_password
 from app.auth.sessions import Sessions
 from app.auth.throttle import SignInThrottle
@@ -20,10 +21,11 @@ from app.auth.tokens import AccessTokens
 from app.cli.failures import CommandFailed
 from app.db import selfcheck
 from app.db.credentials import Credentials
-from app.db.engines import api_engine, auth_engine
+from app.db.engines import api_engine, auth_engine, connect
 from app.db.migrate import migrate
+from app.db.secret_vault import PostgresSecretVault
 from app.db.tenancy import Tenancy
-from app.db.urls import API, AUTH, LOGINS, driver_url, own_passwords, role_url
+from app.db.urls import API, AUTH, ENGINE, LOGINS, driver_url, own_passwords, role_url
 from app.embedded import EmbeddedPostgres
 from app.settings import SECRET_FILE, Settings, SettingsError
 
@@ -132,6 +134,20 @@ async def issue_token(settings: Settings, data_dir: Path | None, ttl_seconds: fl
         await selfcheck.check(urls)
         async with local_identity(chosen, admin_url) as identity:
             return await identity.issue_local_key(ttl_seconds)
+
+
+async def reseal(settings: Settings, data_dir: Path | None) -> tuple[int, int]:
+    """Seal every organisation's secrets under the present master secret: how many were, how many cannot be opened."""
+    from app.services.secrets import rotate, unsealed
+
+    async with chosen_database(settings, data_dir) as (chosen, admin_url):
+        keys = MasterKeys(chosen.master_secrets)
+        url = role_url(chosen, ENGINE, partial(derive_password, chosen.db_secret), admin_url)
+        vault = PostgresSecretVault(partial(connect, url, "stepstream-keys"), partial(unsealed, keys))
+        try:
+            return await rotate(keys, vault)
+        finally:
+            await vault.close()
 
 
 @asynccontextmanager
