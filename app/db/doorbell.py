@@ -65,7 +65,7 @@ class PostgresDoorbell:
         """A dead network path shows only when something is sent."""
         try:
             await connection.fetchval("SELECT 1", timeout=CHECK_SECONDS)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             log.warning("doorbell_lost", error=repr(error))
             connection.terminate()
             self._connection = None

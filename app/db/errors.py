@@ -61,6 +61,9 @@ def _of_driver(error: BaseException | None) -> StepstreamError | None:
         return _of_state(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
         return _unavailable()
+    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
+        # The server has said farewell, and the end of the connection is still on its way.
+        return _unavailable()
     return _unavailable() if isinstance(error, OSError) else None
 
 

@@ -50,6 +50,16 @@ async def test_a_connection_lost_while_idle_is_not_noticed(link, database):
     assert (await link.fetch(ONE))[0]["one"] == 1
 
 
+async def test_a_farewell_whose_connection_has_not_ended_yet_is_unavailable(link):
+    await link.fetch(ONE)
+    link._connection._protocol.data_received(
+        b"E\x00\x00\x00\x23SFATAL\x00VFATAL\x00C57P01\x00Mthe end\x00\x00"  # and nothing behind it
+    )
+    with pytest.raises(Unavailable):
+        await link.fetch(ONE)
+    assert (await link.fetch(ONE))[0]["one"] == 1
+
+
 async def closed(link):
     return link._connection.is_closed()
 
