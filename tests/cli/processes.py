@@ -95,9 +95,11 @@ def clean_environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def stepstream(*arguments: str | Path, **environment: str) -> AsyncIterator[Process]:
-    """A command while it runs; killed at the end if it still does."""
-    with tempfile.TemporaryDirectory() as elsewhere:
+async def stepstream(*arguments: str | Path, stdin: str = "", **environment: str) -> AsyncIterator[Process]:
+    """A command while it runs, with this for its stdin; killed at the end if it still does."""
+    with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile() as given:
+        given.write(stdin.encode())
+        given.seek(0)
         process = Process(
             await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -106,7 +108,7 @@ async def stepstream(*arguments: str | Path, **environment: str) -> AsyncIterato
                 *map(str, arguments),
                 cwd=elsewhere,
                 env={**clean_environment(), "HOME": elsewhere, **environment},
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=given,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
@@ -117,9 +119,9 @@ async def stepstream(*arguments: str | Path, **environment: str) -> AsyncIterato
             await process.close()
 
 
-async def done(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
+async def done(*arguments: str | Path, stdin: str = "", **environment: str) -> tuple[int, str, str]:
     """Run a command to its end; exit code, stdout, stderr."""
-    async with stepstream(*arguments, **environment) as process:
+    async with stepstream(*arguments, stdin=stdin, **environment) as process:
         code = await process.ends()
         return code, "".join(process.out), "".join(process.err)
 
