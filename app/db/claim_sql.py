@@ -278,7 +278,14 @@ WITH unread AS (
 {_take("picked", has_slot=False)}"""
 """Who has mail and no owner to read it gets one, without a slot. What came too late for its run counts as read."""
 
+STRAYS = """
+SELECT e.id, e.lease_epoch FROM executions e
+ WHERE e.owner = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS kept(id) WHERE kept.id = e.id)"""
+"""What $1 owns besides $2."""
+
 RELEASE = f"""
 UPDATE executions e SET owner = NULL, ready = {IS_READY}
- WHERE e.owner = $1 AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS kept(id) WHERE kept.id = e.id)
+  FROM unnest($2::text[], $3::int[]) AS stray(id, epoch)
+ WHERE e.id = stray.id AND e.owner = $1 AND e.lease_epoch = stray.epoch
 RETURNING e.id"""
+"""By epoch: one that a broken connection delivers late must not take away what was claimed since."""

@@ -15,6 +15,7 @@ from app.db.claim_sql import (
     OVERFLOW,
     RELEASE,
     SERIALISED,
+    STRAYS,
 )
 from app.db.link import PIN_PLANS, Connect, Fetch, Link
 from app.db.tables.executions import WANTS_A_SLOT
@@ -98,7 +99,11 @@ class Queue:
         return await self._loaded(await self._claims.fetch(CALLED, worker_id, limit))
 
     async def release(self, worker_id: str, keep: Sequence[str]) -> int:
-        return len(await self._claims.fetch(RELEASE, worker_id, keep))
+        strays = await self._claims.read(STRAYS, worker_id, keep)
+        if not strays:
+            return 0
+        epochs = [row["lease_epoch"] for row in strays]
+        return len(await self._claims.fetch(RELEASE, worker_id, [row["id"] for row in strays], epochs))
 
     async def mail(self, execution_id: str) -> list[Mail]:
         return (await self._mail(UNREAD, [execution_id]))[execution_id]

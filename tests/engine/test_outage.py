@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from app.db.claim_sql import CLAIM, LOOK, RELEASE
+from app.db.claim_sql import CLAIM, LOOK, RELEASE, STRAYS
 from app.db.queue import WITH_MAIL
 from app.db.record_sql import ACCEPT, RECORD
 from app.db.urls import ENGINE
@@ -84,9 +84,11 @@ async def ended(database):
 async def test_every_kind_of_statement_may_be_lost(database, after):
     wire = Wire(database.role_url(ENGINE))
     async with engine(database, types={"add": Step(add)}, wire=wire.connect, lease_ttl=1.0) as running:
-        kinds = (ACCEPT, LOOK, RECORD, RENEW, RESCUE, RELEASE, WITH_MAIL)
+        kinds = (ACCEPT, LOOK, RECORD, RENEW, RESCUE, STRAYS, WITH_MAIL)
         faults = [wire.lose(kind, after=after, skip=skip) for kind in kinds for skip in (0, 2)]
         faults.append(wire.lose(CLAIM, after=after))
+        if after:  # what was claimed without a word has strayed
+            faults.append(wire.lose(RELEASE, after=after))
         workflow = await save_workflow(database, *chain(3))
         ids = [await running.start(workflow) for _ in range(5)]
         for execution_id in ids:

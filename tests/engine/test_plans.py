@@ -14,7 +14,7 @@ STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
     for module, names in {
         record_sql: ("ACCEPT", "ACCEPTED", "KEPT_KEYS", "RECORD", "POSITIONS"),
-        claim_sql: ("LOOK", "EXPIRED", "OVERFLOW", "CLAIM", "CALLED", "RELEASE"),
+        claim_sql: ("LOOK", "EXPIRED", "OVERFLOW", "CLAIM", "CALLED", "STRAYS", "RELEASE"),
         queue: ("STEPS", "MAIL", "UNREAD", "WITH_MAIL", "DEPTH"),
         workers: ("RENEW", "RESCUE", "RETIRE"),
         event_log: ("ENDED", "HEADS"),

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from app.db.claim_sql import RELEASE
 from app.db.engines import connect
 from app.db.urls import ENGINE
 from app.db.workers import Workers
@@ -258,6 +259,17 @@ async def test_all_but_what_is_kept_is_handed_back(queue, add, database):
     owners = {row["id"]: row["owner"] for row in await database.fetch("SELECT id, owner FROM executions")}
     assert owners == {kept: "w1", stray: None, other: "w2"}
     assert await queue.release("w1", []) == 1
+
+
+async def test_a_release_that_comes_late_does_not_take_away_what_was_claimed_since(queue, add, flow, database):
+    execution_id = await add()
+    (first,) = await queue.claim("w1", 1)
+    assert await queue.release("w1", []) == 1
+    (second,) = await queue.claim("w1", 1)
+    assert (first.id, second.id, second.epoch) == (execution_id, execution_id, first.epoch + 1)
+    async with database.connected(ENGINE) as connection:
+        assert await connection.fetch(RELEASE, "w1", [execution_id], [first.epoch]) == []
+        assert len(await connection.fetch(RELEASE, "w1", [execution_id], [second.epoch])) == 1
 
 
 async def test_mail_is_found_by_execution_and_by_worker(queue, add, database):
