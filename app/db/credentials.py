@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.errors import translated
 from app.db.tables import api_keys, memberships, refresh_tokens, stream_tickets, users
+from app.domain.errors import Unavailable
 from app.engine.credentials import (
     ApiKeyRecord,
     MembershipRecord,
@@ -97,11 +98,23 @@ class Credentials:
     async def take_refresh(
         self, token_id: str, secret_hash: str, successor: RefreshSuccessor, now: datetime
     ) -> RefreshOutcome:
+        try:
+            return await self._rotated(token_id, secret_hash, successor, now)
+        except Unavailable:  # only its answer may have been lost, and who came with the token would seem a thief
+            return await self._rotated(token_id, secret_hash, successor, now)
+
+    async def _rotated(
+        self, token_id: str, secret_hash: str, successor: RefreshSuccessor, now: datetime
+    ) -> RefreshOutcome:
+        """Idempotent by its successor, whose id nobody else knows."""
         async with self.transaction() as connection:
             token = await _locked_refresh(connection, token_id, secret_hash)
             if token is None:
                 return Unknown()
             if token["used_at"] is not None:
+                made = await _locked_refresh(connection, successor.token_id, successor.secret_hash)
+                if made is not None and made["revoked_at"] is None:
+                    return Rotated(_refresh_record(made))
                 await _revoke_family(connection, token["family_id"])
                 return Reused(SessionOwner(token["org_id"], token["user_id"]))
             if token["revoked_at"] is not None or token["expires_at"] <= now:

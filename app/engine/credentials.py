@@ -157,7 +157,8 @@ class CredentialStore(Protocol):
         3. Revoked, or `expires_at <= now`: Unknown.
         4. Otherwise mark it used and insert the successor (family, owner, token version and scopes inherited).
 
-        Of two calls at once with the same token exactly one is Rotated, and the other revokes its successor too.
+        Of two calls at once with the same token exactly one is Rotated, and the other revokes its successor too. A
+        lost answer is asked for again.
         """
 
     async def revoke_refresh_family(self, token_id: str, secret_hash: str) -> SessionOwner | None:
