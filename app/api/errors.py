@@ -31,7 +31,6 @@ _BY_STATUS = {
 _VALIDATION_CODES = {
     "missing": "missing_field",
     "extra_forbidden": "unknown_field",
-    "invalid_character": "invalid_character",
 }
 
 
@@ -81,10 +80,17 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
 def _validation_problem(item: dict[str, Any]) -> Problem:
     where, *path = item["loc"]
     pointer = "".join(f"/{token}" for token in path)
-    code = _VALIDATION_CODES.get(item["type"], "invalid_value")
+    code = _VALIDATION_CODES.get(item["type"]) or _code_of_value(item["type"], item["input"])
     if where != "body":
         pointer = f"{where}:{'.'.join(str(token) for token in path)}"
     return Problem(code, str(item["msg"]).removeprefix("Value error, "), pointer)
+
+
+def _code_of_value(kind: str, value: object) -> str:
+    if kind == "string_pattern_mismatch" and isinstance(value, str) and not value.isprintable():
+        return "invalid_character"
+    beyond = isinstance(value, int | float) and abs(value) >= 1 << 63
+    return "number_out_of_range" if beyond else "invalid_value"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

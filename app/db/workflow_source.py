@@ -28,6 +28,8 @@ class WorkflowSource:
         return decode(rows[0]["definition"]) if rows else None
 
     async def head(self, org_id: str, workflow_id: str) -> WorkflowHead | None:
-        """None if the organisation has no such workflow."""
+        """None if the organisation has no such workflow, nor could have: the id is anything that a client wrote."""
+        if "\x00" in workflow_id:
+            return None
         rows = await self._link.read(HEAD, org_id, workflow_id)
         return WorkflowHead(rows[0]["version"], rows[0]["archived"]) if rows else None

@@ -6,7 +6,7 @@ The shape alone is checked here; what the words mean together (names, edges, exp
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictFloat, StrictInt
 from pydantic_core import PydanticCustomError
 
 from app.domain.durations import Duration, Span
@@ -101,9 +101,9 @@ class CachePolicy(Document):
 class Budget(Document):
     """What may be used before a run pauses. `max_cost` in US dollars; `max_steps` counts started attempts."""
 
-    max_cost: float | None = Field(default=None, ge=0, le=1e12, allow_inf_nan=False)
-    max_tokens: int | None = Field(default=None, ge=0, le=10**15)
-    max_steps: int | None = Field(default=None, ge=1, le=10**15)
+    max_cost: StrictFloat | None = Field(default=None, ge=0, le=1e12, allow_inf_nan=False)
+    max_tokens: StrictInt | None = Field(default=None, ge=0, le=10**15)
+    max_steps: StrictInt | None = Field(default=None, ge=1, le=10**15)
     max_duration: Span | None = None
 
 

@@ -18,7 +18,7 @@ from cel_expr_python.ext import ext_encoders, ext_math, ext_optional, ext_string
 
 from app.domain.cel_cost import TooMuch, check_work
 from app.domain.cel_functions import FUNCTIONS
-from app.domain.cel_tree import Node, free_names, loop_depth, read_tree, resolve
+from app.domain.cel_tree import Call, Constant, Node, free_names, loop_depth, nodes, read_tree, resolve
 from app.domain.cel_words import compile_words, runtime_words
 from app.domain.errors import StepError, clean_text
 from app.domain.jsontext import JSON, encode
@@ -45,6 +45,7 @@ _EXTENSIONS = (ext_strings.ExtStrings, ext_math.ExtMath, ext_encoders.ExtEncoder
 _INT64 = range(-(1 << 63), 1 << 63)
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _NODE_SIZE = 64
+_MATCHES = cel.NewEnv(variables={"pattern": cel.Type.STRING}).compile("''.matches(pattern)")
 
 
 class ExpressionError(ValueError):
@@ -87,6 +88,10 @@ class Environment:
         if loop_depth(tree) > MAX_LOOP_DEPTH:
             detail = f"`{_shown(source)}` has more than {MAX_LOOP_DEPTH} loops inside each other"
             raise ExpressionError("expression_too_deep", detail)
+        for reason in filter(None, map(_refused_pattern, nodes(tree))):
+            raise ExpressionError(
+                "unsupported_regex", f"`{_shown(source)}` has a pattern that RE2 does not take: {reason}"
+            )
         names = tuple(name for name in dict.fromkeys(free_names(tree)) if name in self._names)
         for name in names:
             if name in LOCAL_NAMES and name not in local:
@@ -209,6 +214,16 @@ def _shown(source: str) -> str:
 def _step_of(name: str) -> str | None:
     root, _, rest = name.partition(".")
     return rest.partition(".")[0] or None if root == "steps" else None
+
+
+def _refused_pattern(node: Node) -> str | None:
+    """Why the pattern of a `matches` could never match, if it is known by now."""
+    match node:
+        case Call("matches", (_, Constant(str() as pattern))):
+            result = _MATCHES.eval(data={"pattern": pattern})
+            return str(result.value()).rpartition(": ")[2][:200] if result.type().name() == "ERROR" else None
+        case _:
+            return None
 
 
 def _what_there_is(name: str) -> str:

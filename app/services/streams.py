@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, aclosing
 from app.auth.principal import Caller
 from app.db.tenancy import Tenancy
 from app.domain.changes import Event
+from app.domain.errors import Problem, Problems
 from app.domain.states import ExecutionStatus
 from app.engine.ports import EventLog
 from app.services.executions import find_execution
@@ -32,10 +33,16 @@ class Streams:
         """Inside, the caller has one more stream open; raises Throttled (`too_many_streams`)."""
         return self._places.taken(caller.org_id, caller.user_id)
 
-    async def check(self, org_id: str, execution_id: str) -> ExecutionStatus:
-        """The status of an execution one may follow; raises NotFound."""
+    async def check(self, org_id: str, execution_id: str, after: int = 0) -> ExecutionStatus:
+        """The status of an execution one may follow; raises NotFound, and Problems for a cursor from the future.
+
+        Whoever waited for events behind such a cursor would miss those before it without a word.
+        """
         async with self._tenancy.transaction(org_id) as connection:
             row = await find_execution(connection, org_id, execution_id)
+        if after >= row["next_seq"]:
+            detail = f"The execution has {row['next_seq'] - 1} events by now: there is none to go on behind"
+            raise Problems(detail, [Problem("invalid_value", detail, "query:after")])
         return ExecutionStatus(row["status"])
 
     async def page(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.domain.definition import Document
-from app.domain.durations import Duration
+from app.domain.durations import Span
 from app.domain.errors import Problem, StepError
 from app.domain.expressions import is_template
 from app.domain.schemas import UnsupportedSchema, compile_schema
@@ -56,7 +56,7 @@ class AgentConfig(Document):
     api_key: SecretReference | None = Field(
         default=None, description="The provider's key, from a secret; else the deployment's."
     )
-    timeout: Duration = Field(default=120.0, gt=0, description="For one answer of the model.")
+    timeout: Span = Field(default=120.0, description="For one answer of the model.")
     settings: SamplingSettings = SamplingSettings()
 
 

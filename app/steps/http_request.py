@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from app import clock
 from app.domain.definition import Document
-from app.domain.durations import Duration
+from app.domain.durations import Span
 from app.domain.errors import Problem, StepError
 from app.domain.jsontext import JSON, NotJson, decode, encode
 from app.domain.secrets import OpenedSecret, SecretReference
@@ -58,7 +58,7 @@ class HttpRequestConfig(Document):
     json_body: Any = Field(default=None, alias="json", description="Sent as JSON; null: no body.")
     body: Text | None = Field(default=None, description="Sent as text.")
     form: dict[str, Scalar | list[Scalar]] | None = Field(default=None, description="Sent as a web form.")
-    timeout: Duration = Field(default=30.0, description="For all of it: redirects and the body included.")
+    timeout: Span = Field(default=30.0, description="For all of it: redirects and the body included.")
     expect_status: tuple[Status | StatusRange, ...] | None = Field(
         default=None,
         min_length=1,

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Query
-from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +11,7 @@ from app.api.deps import Require, ServicesDep
 from app.api.pagination import Cursor, Limit, page_answer
 from app.api.routing import problems
 from app.api.v1.schemas.audit_logs import AuditLogPage, audit_log_view
+from app.api.v1.schemas.moments import Moment
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 
@@ -19,7 +19,7 @@ router = routing.router("/audit-logs", "Audit log")
 
 CanRead = Annotated[Caller, Depends(Require(Permission.AUDIT_READ))]
 Name = Annotated[str | None, Query(max_length=200)]
-Moment = Annotated[AwareDatetime | None, Query(openapi_examples={"moment": {"value": "2030-01-01T00:00:00Z"}})]
+When = Annotated[Moment | None, Query(openapi_examples={"moment": {"value": "2030-01-01T00:00:00Z"}})]
 
 
 def audit_filter(
@@ -30,8 +30,8 @@ def audit_filter(
     resource_id: Name = None,
     user_id: Name = None,
     success: bool | None = None,
-    created_after: Moment = None,
-    created_before: Moment = None,
+    created_after: When = None,
+    created_before: When = None,
 ) -> dict[str, Any]:
     """The filter in the query string; what is not given narrows nothing."""
     return {

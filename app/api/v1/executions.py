@@ -4,7 +4,7 @@ import re
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, Header, Query
-from pydantic import AwareDatetime, StringConstraints
+from pydantic import StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,6 +26,7 @@ from app.api.v1.schemas.executions import (
     aggregate_view,
     execution_view,
 )
+from app.api.v1.schemas.moments import Moment
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.db.queries.executions import ExecutionFilter
@@ -140,8 +141,8 @@ def execution_filter(
     labels: Annotated[dict[str, str], Depends(Prefixed("label."))],
     statuses: Statuses = None,
     workflow_id: Annotated[str | None, Query(max_length=64)] = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     fingerprint: Annotated[str | None, Query(max_length=200, description="Those that failed in this way.")] = None,
     ids: Annotated[list[Id] | None, Query(max_length=100, description="Repeatable.")] = None,
     retry_of: Annotated[Id | None, Query(description="Retries of this execution.")] = None,

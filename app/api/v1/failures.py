@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import Body, Depends, Query
-from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +19,7 @@ from app.api.v1.schemas.insight import (
     failure_group_view,
     failure_view,
 )
+from app.api.v1.schemas.moments import Moment
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.db.queries.executions import ExecutionFilter
@@ -44,9 +44,7 @@ async def list_failures(
     services: ServicesDep,
     caller: CanRead,
     workflow_id: Annotated[str | None, Query(max_length=64)] = None,
-    created_after: Annotated[
-        AwareDatetime | None, Query(description="Count executions created since then only.")
-    ] = None,
+    created_after: Annotated[Moment | None, Query(description="Count executions created since then only.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:

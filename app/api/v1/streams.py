@@ -135,7 +135,7 @@ class EventStream(StreamingResponse):
 
 async def _live(services: Services, caller: Caller, execution_id: str, after: int) -> Response:
     streams = services.streams
-    status = await streams.check(caller.org_id, execution_id)
+    status = await streams.check(caller.org_id, execution_id, after)
     if status.terminal and not await streams.page(caller, execution_id, after, 1):
         return Response(status_code=204)
     batches = paced(streams.follow(caller, execution_id, after, status), PING_SECONDS, streams.draining)
@@ -187,7 +187,7 @@ async def _serve(websocket: WebSocket, execution_id: str) -> None:
         try:
             after = _after(websocket)
             caller = await _admit(websocket, services, execution_id, offered)
-            status = await services.streams.check(caller.org_id, execution_id)
+            status = await services.streams.check(caller.org_id, execution_id, after)
             held.enter_context(services.streams.place(caller))
         except StepstreamError as error:
             await websocket.send_denial_response(domain_problem(_as_request(websocket), error))

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
+from app.api.v1.schemas.moments import Moment
 from app.auth.permissions import Permission
 from app.domain.durations import Duration
 from app.services.api_keys import NewKey
@@ -27,7 +28,7 @@ class CreateApiKey(BaseModel):
     scopes: Annotated[frozenset[Permission], Field(min_length=1)] | None = Field(
         default=None, description="Permissions, none of which the creator lacks."
     )
-    expires_at: AwareDatetime | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
+    expires_at: Moment | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
     ttl: Annotated[Duration, Field(gt=0)] | None = Field(default=None, description="Instead of `expires_at`.")
 
     @field_validator("ttl")

@@ -25,7 +25,7 @@ class Decide(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"decision": "approve"}]})
 
     decision: Literal["approve", "reject"]
-    comment: Annotated[str, StringConstraints(max_length=MAX_COMMENT)] | None = None
+    comment: Annotated[str, StringConstraints(max_length=MAX_COMMENT, pattern=r"^[^\x00]*$")] | None = None
     data: Any = None
 
 

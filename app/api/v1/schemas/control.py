@@ -2,16 +2,17 @@
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, model_validator
 
 from app.api.v1.schemas.executions import Breakpoints, LabelKey, LabelValue
+from app.api.v1.schemas.moments import Moment
 from app.domain.definition import Budget
 from app.domain.mail import MAX_REASON
 from app.domain.waits import SIGNAL_PATTERN
 from app.services.bulk import BulkAction, BulkResult
 from app.services.control import SentSignal
 
-Reason = Annotated[str, StringConstraints(max_length=MAX_REASON)] | None
+Reason = Annotated[str, StringConstraints(max_length=MAX_REASON, pattern=r"^[^\x00]*$")] | None
 SignalName = Annotated[str, StringConstraints(pattern=SIGNAL_PATTERN)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
@@ -78,8 +79,8 @@ class BulkFilter(BaseModel):
         default_factory=list, max_length=20, description="Any case; `queued` and `success` are PENDING and COMPLETED."
     )
     workflow_id: Id | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
     fingerprint: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     ids: list[Id] | None = Field(default=None, max_length=1_000)
@@ -102,8 +103,8 @@ class BulkRequest(BaseModel):
     action: BulkAction
     filter: BulkFilter
     reason: Reason = None
-    dry_run: bool = Field(default=False, description="Only count.")
-    expected_count: int | None = Field(
+    dry_run: StrictBool = Field(default=False, description="Only count.")
+    expected_count: StrictInt | None = Field(
         default=None, ge=0, description="Refuse (`count_changed`) if another number matches by now."
     )
 

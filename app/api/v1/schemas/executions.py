@@ -1,13 +1,14 @@
 """Executions on the wire."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
 from app.api.responses import stored
 from app.api.v1.schemas.execution_steps import Step, step_views
+from app.api.v1.schemas.moments import Moment
 from app.api.v1.schemas.outlook import WithOutlook
 from app.db.queries.executions import Row
 from app.domain.definition import Budget
@@ -24,16 +25,6 @@ Breakpoints = Annotated[list[StepName], Field(max_length=500)]
 Pins = Annotated[dict[StepName, Any], Field(max_length=500)]
 
 
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time is between the years 1 and 9999 in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-
-
 class StartOptions(BaseModel):
     """How to start an execution."""
 
@@ -41,7 +32,7 @@ class StartOptions(BaseModel):
 
     input: Any = Field(default=None, description="Any JSON; checked against the workflow's `input` schema.")
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
-    priority: int = Field(default=0, ge=-100, le=100, description="Higher is claimed first.")
+    priority: StrictInt = Field(default=0, ge=-100, le=100, description="Higher is claimed first.")
     start_at: Moment | None = Field(
         default=None, description="Not before this time, at most 366 days ahead.", examples=["2030-01-01T06:00:00Z"]
     )

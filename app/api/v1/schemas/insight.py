@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from app.api.v1.schemas.control import Reason
 from app.api.v1.schemas.executions import Execution, execution_view
@@ -178,8 +178,8 @@ class RetryFailures(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: Reason = None
-    dry_run: bool = Field(default=False, description="Only count.")
-    expected_count: int | None = Field(
+    dry_run: StrictBool = Field(default=False, description="Only count.")
+    expected_count: StrictInt | None = Field(
         default=None, ge=0, description="Refuse (`count_changed`) if another number can be retried by now."
     )
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from app.api.v1.schemas.control import Reason
 from app.api.v1.schemas.executions import Breakpoints, Pins
@@ -22,7 +22,9 @@ class Retry(BaseModel):
         default=None, description="A step or one item (`map[3]`); none: whatever did not end well."
     )
     version: Literal["same", "latest"] = "same"
-    redo_once: bool = Field(default=False, description="Also repeat steps downstream that must happen once and did.")
+    redo_once: StrictBool = Field(
+        default=False, description="Also repeat steps downstream that must happen once and did."
+    )
     reason: Reason = None
 
     def asked(self, idempotency_key: str | None) -> RetryRequest:
@@ -42,7 +44,9 @@ class Replay(BaseModel):
     )
     version: Literal["same", "latest"] = "same"
     pins: Pins | None = Field(default=None, description="Outputs of steps by id; left out: those of the execution.")
-    redo_once: bool = Field(default=False, description="Also repeat steps downstream that must happen once and did.")
+    redo_once: StrictBool = Field(
+        default=False, description="Also repeat steps downstream that must happen once and did."
+    )
     breakpoints: Breakpoints = Field(default_factory=list, description="Steps to pause before.")
     reason: Reason = None
 

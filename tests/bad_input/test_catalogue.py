@@ -1,0 +1,145 @@
+"""Every request of the catalogue gets its exact answer, changes nothing and calls nobody."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.api.problems import REGISTRY
+from app.db.tables import metadata
+from tests.api.live import live_server
+from tests.bad_input.canaries import canaries
+from tests.bad_input.wire import Answer, send
+from tests.bad_input.world import World, make_world
+from tests.database import Database, Server
+
+Case = dict[str, Any]
+
+CATALOGUE: dict[str, list[Case]] = yaml.safe_load(Path(__file__).with_name("catalogue.yaml").read_text())
+CHANGES_BY_ITSELF = {"audit_logs", "workers"}
+_NAME = re.compile(r"<(\w+)>")
+
+
+def cases(*sections: str) -> Iterator[Any]:
+    """One parameter for each case, target and value."""
+    for section in sections:
+        for case in CATALOGUE[section]:
+            targets = case.get("send", "POST /api/v1/workflows")
+            for target in targets if isinstance(targets, list) else [targets]:
+                for number, value in enumerate(case.get("each", [None])):
+                    name = f"{case['id']} {number}" if "each" in case else case["id"]
+                    yield pytest.param(case | {"send": target, "it": value}, id=f"{name} {target[:60]}")
+
+
+REFUSED = list(cases(*(section for section in CATALOGUE if section != "runs")))
+RUNS = list(cases("runs"))
+
+
+@pytest.fixture(scope="module")
+async def world(server: Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A server of its own, which could reach the canaries but for its address rule."""
+    async with canaries() as birds, server.database(template) as database:
+        ports = [80, 443, birds.port, birds.port6]
+        settings = {"egress_allow_cidrs": [], "egress_ports": ports}
+        async with live_server(database, tmp_path_factory.mktemp("bad"), **settings) as live:
+            yield await make_world(live, birds)
+        assert birds.calls == []
+
+
+def filled(value: Any, names: dict[str, Any]) -> Any:
+    """A value of the catalogue with its <names> replaced; one that is nothing but a name becomes what it stands for."""
+    match value:
+        case str():
+            whole = _NAME.fullmatch(value)
+            if whole and whole[1] in names:
+                found = names[whole[1]]
+                return filled(found, {**names, "it": None}) if whole[1] == "it" else found
+            return _NAME.sub(lambda found: str(filled(found[0], names)) if found[1] in names else found[0], value)
+        case list():
+            return [filled(item, names) for item in value]
+        case dict():
+            merged = filled(value["<merge>"], names) if "<merge>" in value else {}
+            rest = {str(filled(key, names)): filled(item, names) for key, item in value.items() if key != "<merge>"}
+            return rest | merged
+        case _:
+            return value
+
+
+def body_of(case: Case, names: dict[str, Any]) -> bytes | None:
+    if "hex" in case:
+        return bytes.fromhex(filled(case["hex"], names))
+    if "definition" in case or "json" in case:
+        return json.dumps(filled(case.get("definition", case.get("json")), names)).encode()
+    if "body" not in case:
+        return None
+    parts = case["body"] if isinstance(case["body"], list) else [case["body"]]
+    return b"".join(
+        part[0].encode() * part[1] if isinstance(part, list) else str(filled(part, names)).encode() for part in parts
+    )
+
+
+async def ask(world: World, case: Case) -> Answer:
+    names = {**world.names, "it": case["it"]}
+    body = body_of(case, names)
+    headers = [str(filled(line, names)) for line in case.get("headers", [])]
+    credential = world.credentials[str(filled(case.get("as", "owner"), names))]
+    if credential is not None:
+        headers.append(f"Authorization: Bearer {credential}")
+    kind = filled(case.get("type", "application/json"), names)
+    if body is not None and kind is not None:
+        headers.append(f"Content-Type: {kind}")
+    if body is not None and not any(
+        re.match("content-length|transfer-encoding", line, re.IGNORECASE) for line in headers
+    ):
+        headers.append(f"Content-Length: {len(body)}")
+    return await send(world.live.url, str(filled(case["send"], names)), headers, body or b"")
+
+
+async def state_of(database: Database, but: set[str]) -> dict[str, tuple[int, str]]:
+    """Count and checksum of every table."""
+    parts = [
+        f"SELECT '{name}' AS name, count(*), md5(coalesce(string_agg(t::text, '' ORDER BY t::text), '')) FROM {name} t"
+        for name in metadata.tables
+        if name not in but
+    ]
+    rows = await database.fetch(" UNION ALL ".join(parts))
+    return {name: (count, checksum) for name, count, checksum in rows}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_it_is_refused_in_these_words_and_nothing_changes(world: World, case: Case) -> None:
+    but = CHANGES_BY_ITSELF | set(case.get("changes", ()))
+    before = await state_of(world.live.database, but)
+    answer = await ask(world, case)
+    status, code = case["answer"].split()
+    problem = answer.json()
+    assert (answer.status, problem.get("code")) == (int(status), problem.get("code") if code == "any" else code), (
+        problem
+    )
+    assert REGISTRY[problem["code"]].status == problem["status"] == answer.status
+    assert answer.header("content-type") == "application/problem+json"
+    assert answer.header("cache-control") == "no-store"
+    assert problem["request_id"] == answer.header("x-request-id") != ""
+    if "error" in case:
+        assert case["error"] in {error["code"] for error in problem["errors"]}, answer.body
+    if "says" in case:
+        assert any(f"{name}: {value}".startswith(case["says"]) for name, value in answer.headers), answer.headers
+    assert len(answer.body) < 40_000
+    assert await state_of(world.live.database, but) == before
+
+
+@pytest.mark.parametrize("case", RUNS)
+async def test_it_fails_its_step_in_these_words(world: World, case: Case) -> None:
+    names = {**world.names, "it": case["it"]}
+    save = {"send": "POST /api/v1/workflows", "definition": case["definition"], "it": case["it"]}
+    saved = await ask(world, save)
+    assert saved.status == 201, saved.body
+    body = {"workflow_id": saved.json()["id"], "input": filled(case["input"], names)}
+    start = {"send": "POST /api/v1/executions", "json": body, "headers": ["Prefer: wait=20"], "it": None}
+    ended = (await ask(world, start)).json()
+    assert ended["status"] == "FAILED", ended
+    assert ended["error_code"] == case["fails"] or case["fails"] == "any", ended
