@@ -52,6 +52,7 @@ from app.db.doorbell import PostgresDoorbell
 from app.db.earlier_runs import PostgresEarlierRuns
 from app.db.engines import api_engine, auth_engine, connect
 from app.db.event_log import PostgresEventLog
+from app.db.probe import Probe
 from app.db.queue import Queue
 from app.db.recorder import GroupRecorder
 from app.db.result_cache import PostgresResultCache
@@ -106,6 +107,11 @@ class Runtime:
         self.orchestrator.stop_claiming()
         self.services.streams.draining.set()
 
+    async def drain(self) -> None:
+        """Wait for what runs, within the drain budget, and hand the rest to other processes."""
+        self.begin_drain()
+        await self.orchestrator.drain()
+
 
 def create_app(
     settings: Settings, admin_url: str | None = None, storage_full: Callable[[], bool] = lambda: False
@@ -121,7 +127,7 @@ def create_app(
             runtime = await start(settings, admin_url, storage_full, stack)
             app.state.runtime, app.state.services = runtime, runtime.services
             yield
-            runtime.begin_drain()
+            await runtime.drain()
 
     app: FastAPI = FastAPIOffline(
         title="Stepstream",
@@ -246,6 +252,7 @@ class Storage:
     hub: Hub
     doorbell: PostgresDoorbell
     recorder: GroupRecorder
+    probe: Probe
 
 
 async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExitStack) -> Storage:
@@ -273,9 +280,11 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
         hub=hub,
         doorbell=PostgresDoorbell(partial(connect, urls[ENGINE], "stepstream-doorbell"), sender),
         recorder=GroupRecorder(dedicated, hub, sender=sender, writers=settings.writers, on_flush=metrics.observe_flush),
+        probe=Probe(partial(connect, urls[API], "stepstream-health")),
     )
     for close in (api_pool.dispose, auth_pool.dispose, storage.source.close, storage.log.close, storage.queue.close):
         stack.push_async_callback(close)
+    stack.push_async_callback(storage.probe.close)
     stack.push_async_callback(storage.earlier.close)
     stack.push_async_callback(storage.cache.close)
     stack.push_async_callback(storage.book.close)
@@ -366,10 +375,10 @@ def make_services(
         ),
         streams=streams_service,
         health=Health(
-            storage.api_pool,
+            storage.probe,
             storage.queue.depth,
             lambda: orchestrator.lease_trusted,
             streams_service.draining.is_set,
-            lambda: storage_full() or storage.recorder.storage_full,
+            storage_full,
         ),
     )

@@ -90,8 +90,9 @@ class Gate:
         """The answer to what is not even looked at."""
         path, request_id = scope["path"], scope["state"]["request_id"]
         if self._draining() and path.startswith(API):
-            detail, retry = "This server is stopping; send the request again", {"Retry-After": "1"}
-            return problem("draining", detail, instance=path, request_id=request_id, headers=retry)
+            headers = {"Retry-After": "1", "Connection": "close"}
+            detail = "This server is stopping; send the request again"
+            return problem("draining", detail, instance=path, request_id=request_id, headers=headers)
         raw = scope.get("raw_path") or b""
         if not path.isprintable() or (b"%" in raw and ("\ufffd" in path or not _ESCAPED.fullmatch(raw))):
             detail = "The path has control characters, or is not UTF-8 in %XX"

@@ -52,7 +52,9 @@ async def ready(services: ServicesDep) -> Response:
     """200 if the database answers and the lease is held, else 503 with the reason."""
     readiness = await services.health.readiness()
     body = {"status": readiness.reason or "ok", "checks": readiness.checks}
-    return Json(body, 200 if readiness.ready else 503, headers=NO_STORE)
+    if readiness.ready:
+        return Json(body, headers=NO_STORE)
+    return Json(body, 503, headers=NO_STORE | {"Retry-After": "1"})
 
 
 @operations.get(

@@ -28,6 +28,8 @@ STREAM_GRACE = 5
 
 _GC_THRESHOLDS = (50_000, 20, 50)
 _READY_POLL = 0.05
+_SERVING = (None, "storage_full")
+"""A full disk keeps nobody from reading, nor from making room."""
 _BACKLOG = 2048
 MAX_DESCRIPTORS = 65_536
 RESERVED_DESCRIPTORS = 128
@@ -100,16 +102,17 @@ async def serving(app: "FastAPI", bound: socket.socket) -> AsyncIterator["Runtim
             _settle_garbage_collector()
             yield runtime
         finally:
-            runtime.begin_drain()
+            # Still listening, so that clients are told where they stand instead of finding nobody.
+            await runtime.drain()
             server.should_exit = True
             await task
 
 
 async def _until_ready(runtime: "Runtime") -> None:
     told = None
-    while not (readiness := await runtime.services.health.readiness()).ready:
-        if readiness.reason != told:
-            told = readiness.reason
+    while (reason := (await runtime.services.health.readiness()).reason) not in _SERVING:
+        if reason != told:
+            told = reason
             log.warning("not ready yet", reason=told)
         await asyncio.sleep(_READY_POLL)
 

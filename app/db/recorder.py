@@ -16,7 +16,7 @@ import structlog
 
 from app import clock
 from app.crashpoints import crashpoint
-from app.db.errors import STORAGE_FULL, domain_error
+from app.db.errors import domain_error
 from app.db.group_commit import GroupCommit, OnFlush, Refused, ignore_flush
 from app.db.link import PIN_PLANS, Connect, Link
 from app.db.record_sql import (
@@ -43,8 +43,6 @@ from app.engine.transition import Transition
 
 ACCEPT_SECONDS = 10.0
 LONGEST_PAUSE = 2.0
-FULL_SECONDS = 5.0
-"""For so long after a write that found no space the storage counts as full; while work waits, writes are tried."""
 
 log = structlog.get_logger("recorder")
 
@@ -62,21 +60,6 @@ class _Offer:
         return len(self.new.input_text) + len(self.new.labels_text)
 
 
-class _Space:
-    """Whether the database has just refused to write for want of space."""
-
-    def __init__(self) -> None:
-        self._full_until = float("-inf")
-
-    @property
-    def full(self) -> bool:
-        return clock.monotonic() < self._full_until
-
-    def heed(self, error: Unavailable) -> None:
-        if error.error_code == STORAGE_FULL:
-            self._full_until = clock.monotonic() + FULL_SECONDS
-
-
 class GroupRecorder:
     """Implements `app.engine.ports.Recorder` on dedicated connections; one execution stays on one of them.
 
@@ -92,17 +75,11 @@ class GroupRecorder:
         writers: int = 2,
         on_flush: OnFlush = ignore_flush,
     ) -> None:
-        self._space = _Space()
         self._acceptor = Link(connect, PIN_PLANS)
         self._accepting = GroupCommit[_Offer, AcceptResult](
             self._accept, _accept_refused, weigh=_Offer.bytes, on_flush=on_flush
         )
-        self._writers = [_Writer(Link(connect, PIN_PLANS), bus, sender, on_flush, self._space) for _ in range(writers)]
-
-    @property
-    def storage_full(self) -> bool:
-        """Whether the database has just refused to write for want of space."""
-        return self._space.full
+        self._writers = [_Writer(Link(connect, PIN_PLANS), bus, sender, on_flush) for _ in range(writers)]
 
     def start(self) -> None:
         """Begin to write; what is submitted earlier waits."""
@@ -144,8 +121,7 @@ class GroupRecorder:
             arguments = accept_arguments(news)
             try:
                 rows = await self._acceptor.fetch(ACCEPT, *arguments)
-            except Unavailable as error:
-                self._space.heed(error)
+            except Unavailable:
                 rows = await self._acceptor.fetch(ACCEPT, *arguments)
         except Exception as error:
             raise _refusal(error) or error from error
@@ -170,9 +146,8 @@ class GroupRecorder:
 class _Writer:
     """One connection's stream of transitions."""
 
-    def __init__(self, link: Link, bus: EventBus, sender: str, on_flush: OnFlush, space: _Space) -> None:
+    def __init__(self, link: Link, bus: EventBus, sender: str, on_flush: OnFlush) -> None:
         self.link = link
-        self._space = space
         self._bus = bus
         self._sender = sender
         self.commits = GroupCommit[Transition, RecordResult](
@@ -200,7 +175,6 @@ class _Writer:
                     recorded |= await self._recorded_before(batch)
                 return recorded
             except Unavailable as error:
-                self._space.heed(error)
                 log.warning("database_away", reason=error.error_code, waiting=len(batch), retry_in=pause)
             except Exception as error:
                 if refusal := _refusal(error):

@@ -86,6 +86,7 @@ class Orchestrator:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._drivers: dict[str, Driver] = {}
         self._draining = False
+        self._drained = False
         self._released_at = float("-inf")
         self._called = True
         self._leases = Leases(registry, settings.lease_ttl, self._abandon)
@@ -134,10 +135,15 @@ class Orchestrator:
         self._draining = True
 
     async def drain(self) -> None:
-        """Claim nothing more, let running executions finish within the budget, hand the rest to other processes."""
+        """Claim nothing more, let running executions finish within the budget, hand the rest to other processes.
+
+        Draining again is fine, and does nothing.
+        """
         self._draining = True
-        for service in self._services:
-            await service.stop()
+        if self._drained:
+            return
+        self._drained = True
+        await asyncio.gather(*(service.stop() for service in self._services))
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=self._settings.drain_budget)
         if cut := self._abandon(self._leases.worker_id):

@@ -183,11 +183,15 @@ class _no_signals:  # noqa: N801 - stands in for a context manager function
 
 @asynccontextmanager
 async def live_server(
-    database: Database, data_dir: Path, prepare: Callable[[FastAPI], None] = lambda app: None, **changes: Any
+    database: Database,
+    data_dir: Path,
+    prepare: Callable[[FastAPI], None] = lambda app: None,
+    storage_full: Callable[[], bool] = lambda: False,
+    **changes: Any,
 ) -> AsyncIterator[Live]:
     """A whole server on a database."""
     settings = settings_for(database, data_dir, **changes)
-    app = create_app(settings, database.admin_url)
+    app = create_app(settings, database.admin_url, storage_full)
     prepare(app)
     with bind("127.0.0.1", 0) as bound:
         async with cli.serving(app, bound):
