@@ -275,6 +275,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
             dedicated,
             max_running_per_user=settings.max_running_per_user,
             max_running_per_org=settings.max_running_per_org,
+            suspect_from=engine_settings(settings).suspect_from,
         ),
         workers=Workers(partial(connect, urls[ENGINE], "stepstream-lease")),
         hub=hub,

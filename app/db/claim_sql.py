@@ -156,9 +156,14 @@ to those who run in their place. The rule of the newest in the queue decides for
 """
 
 CLAIM = f"""
-WITH RECURSIVE orphans AS (
-  SELECT id, created_at FROM executions WHERE ready AND status IN ('RUNNING', 'CANCELLING')
-   ORDER BY created_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+WITH RECURSIVE suspect AS (
+  SELECT id FROM executions WHERE ready AND status IN ('RUNNING', 'CANCELLING') AND recoveries >= $10
+   ORDER BY recoveries DESC, created_at LIMIT $11 FOR NO KEY UPDATE SKIP LOCKED
+), orphans AS (
+  SELECT id FROM executions WHERE ready AND status IN ('RUNNING', 'CANCELLING') AND recoveries < $10
+   ORDER BY created_at LIMIT $2 - (SELECT count(*) FROM suspect) FOR NO KEY UPDATE SKIP LOCKED
+), holders AS (
+  SELECT id FROM suspect UNION ALL SELECT id FROM orphans
 ), lanes AS (
   SELECT 0 AS n, $6::text COLLATE "C" AS org_id, $7::text COLLATE "C" AS user_id, $8::text COLLATE "C" AS ckey,
          $9::text COLLATE "C" AS rkey, 0 AS key_limit, 0 AS rate_limit, 0::float8 AS rate_seconds,
@@ -244,9 +249,9 @@ WITH RECURSIVE orphans AS (
   SELECT id, place FROM by_rate ORDER BY place LIMIT {_SPARE}
 ), locked AS (
   SELECT e.id, c.place FROM chosen c JOIN executions e ON e.id = c.id WHERE e.ready
-   ORDER BY c.place LIMIT $2 - (SELECT count(*) FROM orphans) FOR NO KEY UPDATE OF e SKIP LOCKED
+   ORDER BY c.place LIMIT $2 - (SELECT count(*) FROM holders) FOR NO KEY UPDATE OF e SKIP LOCKED
 ), picked AS (
-  SELECT id, 0 AS place, NULL AS verdict FROM orphans UNION ALL SELECT id, place, NULL FROM locked
+  SELECT id, 0 AS place, NULL AS verdict FROM holders UNION ALL SELECT id, place, NULL FROM locked
 ), taken AS (
 {_take("picked", has_slot=True)}
 )
@@ -259,7 +264,8 @@ SELECT f.*, t.* FROM (
 Among organisations those with the fewest slots come first, and in one organisation those of the highest priority, then
 users with the fewest slots. A limit that cuts somebody off may have cut him in front of another one who would fit:
 `more` says that asking again may find some. $3 and $4: slots of a user and of an organisation, 0 for any number; $5:
-whether lanes with a key are served; $6 to $9: the lane behind which to begin.
+whether lanes with a key are served; $6 to $9: the lane behind which to begin; $10: from how many recoveries on an
+execution is suspected of killing its workers; $11: how many of those may be taken.
 """
 
 CALLED = f"""

@@ -69,10 +69,13 @@ SELECT count(*) AS depth, coalesce(extract(epoch FROM clock_timestamp() - min(cr
 class Queue:
     """Implements `app.engine.ports.ExecutionQueue`. Limits are slots at once, 0 for any number."""
 
-    def __init__(self, connect: Connect, *, max_running_per_user: int = 0, max_running_per_org: int = 0) -> None:
+    def __init__(
+        self, connect: Connect, *, max_running_per_user: int = 0, max_running_per_org: int = 0, suspect_from: int = 3
+    ) -> None:
         self._claims = Link(connect, SETUP)
         self._reads = Link(connect, PIN_PLANS)
         self._limits = (max_running_per_user, max_running_per_org)
+        self._suspect_from = suspect_from
         self._lane: Sequence[str] = FIRST_LANE
         self._key: Sequence[str] = FIRST_KEY
 
@@ -80,7 +83,7 @@ class Queue:
         await self._claims.close()
         await self._reads.close()
 
-    async def claim(self, worker_id: str, limit: int) -> list[Claim]:
+    async def claim(self, worker_id: str, limit: int, suspects: int = 1) -> list[Claim]:
         """Take executions that may run and those that must be ended unrun; see the port."""
         look = (await self._claims.fetch(LOOK))[0]
         rows = list(await self._claims.fetch(EXPIRED, worker_id, limit)) if look["expired"] else []
@@ -89,9 +92,9 @@ class Queue:
                 async with self._claims.transaction(SERIALISED) as fetch:
                     if look["on_limit"]:
                         rows += await self._overflow(fetch, worker_id, limit - len(rows))
-                    rows += await self._slots(fetch, worker_id, limit - len(rows), keyed=True)
+                    rows += await self._slots(fetch, worker_id, limit - len(rows), suspects, keyed=True)
             else:
-                rows += await self._slots(self._claims.fetch, worker_id, limit - len(rows), keyed=False)
+                rows += await self._slots(self._claims.fetch, worker_id, limit - len(rows), suspects, keyed=False)
         return await self._loaded(sorted(rows, key=lambda row: row["place"]))
 
     async def claim_called(self, worker_id: str, limit: int) -> list[Claim]:
@@ -116,16 +119,20 @@ class Queue:
         row = (await self._reads.read(DEPTH))[0]
         return int(row["depth"]), float(row["oldest"])
 
-    async def _slots(self, fetch: Fetch, worker_id: str, room: int, *, keyed: bool) -> list[asyncpg.Record]:
+    async def _slots(
+        self, fetch: Fetch, worker_id: str, room: int, suspects: int, *, keyed: bool
+    ) -> list[asyncpg.Record]:
         """Fill `room` from the lanes behind those of the last claim, going round once if there is nothing."""
         taken: list[asyncpg.Record] = []
         begun_at, round_again = self._lane, self._lane != FIRST_LANE
         for _ in range(PASSES):
             if len(taken) >= room:
                 break
-            answer = await fetch(CLAIM, worker_id, room - len(taken), *self._limits, keyed, *begun_at)
+            doubtful = (self._suspect_from, max(suspects, 0))
+            answer = await fetch(CLAIM, worker_id, room - len(taken), *self._limits, keyed, *begun_at, *doubtful)
             found = [row for row in answer if row["id"] is not None]
             taken += found
+            suspects -= sum(row["recoveries"] >= self._suspect_from for row in found)
             if found and answer[0]["more"]:
                 continue
             begun_at = answer[0]["last"] or FIRST_LANE

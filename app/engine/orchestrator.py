@@ -40,6 +40,8 @@ from app.engine.step_types import StepType
 CLAIM_BATCH = 200
 HAND_OVER_SECONDS = 3.0
 """How long a drain waits for what it has cut off."""
+WATCH_SECONDS = 10.0
+"""So long one suspect is driven before the next, so that who kills its worker takes no other suspect along."""
 LATER_SECONDS = 0.02
 """A timed wake-up comes so much after its time, because the database's clock decides and may be behind."""
 TIMED_WAKE_SECONDS = 60.0
@@ -59,6 +61,11 @@ class EngineSettings:
     drain_budget: float
     cancel_grace: float
     output_rules: OutputRules
+
+    @property
+    def suspect_from(self) -> int:
+        """Deaths of its worker in a row from which an execution is suspected of being the cause."""
+        return (self.max_recoveries + 1) // 2
 
 
 class Orchestrator:
@@ -89,6 +96,7 @@ class Orchestrator:
         self._drained = False
         self._released_at = float("-inf")
         self._called = True
+        self._suspect, self._watched_until = "", float("-inf")
         self._leases = Leases(registry, settings.lease_ttl, self._abandon)
         self.budgets = Budgets(book, settings.scan_interval)
         self._ports = DriverPorts(
@@ -160,7 +168,11 @@ class Orchestrator:
         if self._called:
             self._called = False
             await self._claim_while_there_are(self._queue.claim_called)
-        await self._claim_while_there_are(self._queue.claim)
+        await self._claim_while_there_are(self._claim_slots)
+
+    async def _claim_slots(self, worker_id: str, limit: int) -> list[Claim]:
+        watching = self._suspect in self._tasks and clock.monotonic() < self._watched_until
+        return await self._queue.claim(worker_id, limit, 0 if watching else 1)
 
     async def _claim_while_there_are(self, claim: Callable[[str, int], Awaitable[list[Claim]]]) -> None:
         while not self._draining and self._leases.trusted:
@@ -179,6 +191,8 @@ class Orchestrator:
         if (former := self._tasks.pop(claim.id, None)) is not None:
             former.cancel()  # it has lost the execution without noticing
         self._drivers.pop(claim.id, None)
+        if claim.recoveries >= self._settings.suspect_from:
+            self._suspect, self._watched_until = claim.id, clock.monotonic() + WATCH_SECONDS
         task = self._tasks[claim.id] = asyncio.create_task(self._drive(claim), name=claim.id)
         task.add_done_callback(partial(self._ended, claim.id))
 

@@ -155,8 +155,11 @@ class Claim:
 class ExecutionQueue(Protocol):
     """Executions that wait for an owner."""
 
-    async def claim(self, worker_id: str, limit: int) -> list[Claim]:
-        """Take up to `limit` executions that are ready and have a slot; each claim raises the lease epoch."""
+    async def claim(self, worker_id: str, limit: int, suspects: int) -> list[Claim]:
+        """Take up to `limit` executions that are ready and have a slot; each claim raises the lease epoch.
+
+        At most `suspects` of them are running ones whose workers died under them again and again.
+        """
 
     async def claim_called(self, worker_id: str, limit: int) -> list[Claim]:
         """Take up to `limit` sleeping or queued executions that have unread mail, without a slot to run."""

@@ -160,7 +160,7 @@ async def test_thousands_who_are_blocked_neither_block_nor_are_read(flow, add, d
     queue = flow.queue(user=9)
     rows_read = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'executions'"
     async with queue._claims.transaction(SERIALISED) as fetch:
-        answer = await fetch(CLAIM, "w1", 100, 9, 0, True, "", "", "", "")
+        answer = await fetch(CLAIM, "w1", 100, 9, 0, True, "", "", "", "", 3, 1)
         read = (await fetch(rows_read))[0][0]
     assert [row["id"] for row in answer] == free
     assert read < 300
@@ -371,7 +371,7 @@ async def test_a_frozen_claimer_does_not_keep_others_from_claiming_for_long(flow
     async def freeze():
         async with frozen._claims.transaction(SERIALISED) as fetch:
             assert await claimed(other) == ids[:1]
-            await fetch(CLAIM, "w2", 1, 1, 0, True, "", "", "", "")
+            await fetch(CLAIM, "w2", 1, 1, 0, True, "", "", "", "", 3, 1)
 
     with pytest.raises(Unavailable):
         await freeze()

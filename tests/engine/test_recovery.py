@@ -12,7 +12,7 @@ from app.db.recorder import GroupRecorder
 from app.db.urls import ENGINE
 from app.db.workers import RETIRE, incarnation
 from app.db.workflow_source import DEFINITION
-from app.domain.steps import Effect
+from app.domain.steps import Done, Effect
 from app.streaming.hub import Hub
 from tests.engine.harness import engine, eventually, new_execution, save_workflow
 from tests.engine.kit import Gate, Step, Wire, returning
@@ -162,6 +162,38 @@ async def test_an_execution_whose_worker_dies_again_and_again_is_given_up(databa
         assert (row["status"], row["error_code"], row["lease_epoch"]) == ("FAILED", "poison", 6)
         assert await last.attempts(execution_id, "a") == ["LOST"] * 4
         assert (await last.run(A))["status"] == "COMPLETED"
+
+
+async def test_what_kills_its_worker_takes_none_of_those_beside_it_along(database):
+    """From the third death on those that were there are driven one at a time: the guilty one dies alone."""
+    beside = 3
+    for life in range(20):
+        inside, calm = [], asyncio.Event()
+
+        async def run(context, config, inside=inside, calm=calm):
+            inside.append(config["kind"])
+            await (asyncio.Event() if config["kind"] == "deadly" else calm).wait()
+            return Done()
+
+        async with engine(database, types={"sink": Step(run)}) as running:
+            if life == 0:
+                for kind in ("long", "deadly", "long", "long"):
+                    await running.submit({"id": "a", "type": "sink", "with": {"kind": kind}})
+
+            async def decided(inside=inside, life=life):
+                if life < 3:
+                    return len(inside) == 1 + beside
+                return "deadly" in inside or await database.fetchval("SELECT count(*) = 4 FROM executions "
+                                                                     "WHERE completed_at IS NOT NULL")  # fmt: skip
+
+            if life >= 3:
+                calm.set()
+            await eventually(decided, 20)
+            if "deadly" not in inside:
+                break
+            await running.crash()
+    ends = await database.fetch("SELECT status, error_code, count(*) AS runs FROM executions GROUP BY 1, 2 ORDER BY 1")
+    assert [tuple(row) for row in ends] == [("COMPLETED", None, beside), ("FAILED", "poison", 1)]
 
 
 async def test_what_kills_the_worker_while_it_is_loaded_is_given_up_unseen(database):
