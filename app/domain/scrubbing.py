@@ -35,7 +35,6 @@ class Scrubber:
         self._values: frozenset[str] = frozenset()
         self._forms: tuple[str, ...] = ()
         self._in_json: tuple[str, ...] = ()
-        self._pattern = re.compile("(?!)")
         self.learn(values)
 
     def learn(self, values: Iterable[str]) -> None:
@@ -47,11 +46,13 @@ class Scrubber:
         found = {form for value in known for form in forms(value)}
         self._forms = tuple(sorted(found, key=len, reverse=True))
         self._in_json = tuple(dict.fromkeys(orjson.dumps(form)[1:-1].decode() for form in self._forms))
-        self._pattern = re.compile("|".join(map(re.escape, self._forms)))
 
     def text(self, text: str) -> str:
         """The text without the values."""
-        return self._pattern.sub(MASK, text) if self._occurs(text) else text
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, MASK)
+        return text
 
     def json(self, text: str) -> str:
         """The same for JSON text, in which values may be escaped, or be numbers; it stays JSON."""
@@ -62,23 +63,25 @@ class Scrubber:
 
     def held(self, text: str) -> int:
         """How many characters at the end of the text may be the beginning of a value that goes on in the next text."""
-        longest = len(self._forms[0]) - 1 if self._forms else 0
-        tail = text[max(0, len(text) - longest) :]
-        return next((len(tail) - at for at in range(len(tail)) if self._begins(tail[at:])), 0)
-
-    def _occurs(self, text: str) -> bool:
-        return any(form in text for form in self._forms)
-
-    def _begins(self, end: str) -> bool:
-        return any(form.startswith(end) for form in self._forms)
+        return max((_begun(text, form) for form in self._forms), default=0)
 
     def _token(self, found: re.Match[str]) -> str:
         token = found[0]
+        if len(token) < len(self._forms[-1]):
+            return token
         if token[0] != '"':
-            return f'"{MASK}"' if self._occurs(token) else token
+            return token if self.text(token) == token else f'"{MASK}"'
         said: str = orjson.loads(token)
         scrubbed = self.text(said)
         return token if scrubbed == said else orjson.dumps(scrubbed).decode()
+
+
+def _begun(text: str, form: str) -> int:
+    """How many characters at the end of the text are a beginning of the form."""
+    at = text.find(form[0], max(0, len(text) - len(form) + 1))
+    while at >= 0 and not form.startswith(text[at:]):
+        at = text.find(form[0], at + 1)
+    return len(text) - at if at >= 0 else 0
 
 
 def forms(value: str) -> frozenset[str]:
