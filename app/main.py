@@ -46,6 +46,7 @@ from app.auth.throttle import SignInThrottle
 from app.auth.tickets import StreamTickets
 from app.auth.tokens import AccessTokens
 from app.db import selfcheck
+from app.db.audit_sealer import AuditSealer
 from app.db.budget_book import PostgresBudgetBook
 from app.db.credentials import Credentials
 from app.db.doorbell import PostgresDoorbell
@@ -275,7 +276,7 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
             dedicated,
             max_running_per_user=settings.max_running_per_user,
             max_running_per_org=settings.max_running_per_org,
-            suspect_from=engine_settings(settings).suspect_from,
+            suspect_from=engine_settings(settings, urls).suspect_from,
         ),
         workers=Workers(partial(connect, urls[ENGINE], "stepstream-lease")),
         hub=hub,
@@ -299,6 +300,9 @@ async def open_storage(settings: Settings, urls: dict[str, str], stack: AsyncExi
     stack.push_async_callback(poller.service.stop)
     storage.doorbell.service.start()
     stack.push_async_callback(storage.doorbell.close)
+    sealer = AuditSealer(partial(connect, urls[ENGINE], "stepstream-sealer"))
+    sealer.service.start()
+    stack.push_async_callback(sealer.close)
     return storage
 
 

@@ -105,7 +105,7 @@ def _show(found: Report) -> None:
         if verdict.count > len(verdict.shown):
             console.print(Text(f"    and {verdict.count - len(verdict.shown)} more", "red"))
     for warning in found.warnings:
-        console.print(Text.assemble(("! ", "yellow"), warning))
+        console.print(Text.assemble(("! ", "yellow"), warning), soft_wrap=True)
     console.print(_sum(found))
 
 

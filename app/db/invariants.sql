@@ -198,10 +198,10 @@ SELECT wanted.id FROM unnest('{outcome_is_final,settled_is_final}'::text[]) AS w
  WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgname = wanted.id AND t.tgenabled IN ('O', 'A'));
 
 -- rule: history_is_insert_only (P2 I26)
--- No role of a service may change or remove what was written to the audit log, of events or of attempts.
+-- No role of a service may change or remove what was written to the audit log and its seals, of events or attempts.
 SELECT r.role || ' ' || v.verb || ' ' || t.name AS id
   FROM unnest('{stepstream_api,stepstream_engine,stepstream_auth}'::text[]) AS r(role)
- CROSS JOIN unnest('{audit_logs,execution_events,step_attempts}'::text[]) AS t(name)
+ CROSS JOIN unnest('{audit_logs,audit_seals,execution_events,step_attempts}'::text[]) AS t(name)
  CROSS JOIN unnest('{UPDATE,DELETE,TRUNCATE}'::text[]) AS v(verb)
  WHERE has_table_privilege(r.role, t.name, v.verb)
     OR v.verb = 'UPDATE' AND has_any_column_privilege(r.role, t.name, 'UPDATE');

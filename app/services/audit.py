@@ -10,8 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app import clock
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
+from app.db.audit_chain import Verification
 from app.db.queries import audit as queries
 from app.db.tenancy import Tenancy
+from app.domain.audit_chain import Head
 from app.domain.errors import Unavailable, clean_text
 from app.domain.jsontext import JSON, encode
 
@@ -62,11 +64,16 @@ class Audit:
             log.warning("denial_not_audited", reason=error.detail, permission=permission.value)
 
     async def page(
-        self, caller: Caller, *, before: str | None, limit: int, filters: dict[str, Any]
+        self, caller: Caller, *, before: int | None, limit: int, filters: dict[str, Any]
     ) -> Sequence[RowMapping]:
         """A page of the organisation's log, the newest first."""
         async with self._tenancy.transaction(caller.org_id) as connection:
             return await queries.page(connection, caller.org_id, before=before, limit=limit, **filters)
+
+    async def verify(self, caller: Caller, after: Head) -> Verification:
+        """Hold the next stretch of the organisation's chain behind a head against its rows."""
+        async with self._tenancy.transaction(caller.org_id) as connection:
+            return await queries.verify(connection, caller.org_id, after)
 
 
 def audit_row(

@@ -22,7 +22,7 @@ async def test_a_sound_record_is_0_and_every_rule_is_named(database: Database, e
     await database.execute(f"ALTER DATABASE {database.name} SET synchronous_commit = off")
     code, out, err = await done("doctor", **environment)
     assert (code, err) == (0, "")
-    names = [*RULES, *(rule.name for rule in rules())]
+    names = [*RULES, *(rule.name for rule in rules()), "audit_chain"]
     assert [line.split()[1] for line in out.splitlines() if line.startswith("✓")] == names
     assert "! The server runs with synchronous_commit=off" in out
     assert out.endswith(f"All {len(names)} rules hold\n")
@@ -31,12 +31,22 @@ async def test_a_sound_record_is_0_and_every_rule_is_named(database: Database, e
 async def test_a_broken_rule_is_1_with_what_breaks_it(database: Database, environment: dict[str, str]) -> None:
     await database.add_tenant("org_a")
     await database.execute("UPDATE workflows SET failure_count = 3; CREATE VIEW planted AS SELECT * FROM executions")
+    await database.execute(
+        "INSERT INTO audit_seals (org_id, seq, upto, size, audit_ids, digests, sealed_at, hash) "
+        "VALUES ('org_a', 1, 9, 1, '{audit_x}', 'forged', now(), 'forged')"
+    )
+    await database.execute(
+        "INSERT INTO audit_logs (id, org_id, action, success, timestamp, position) "
+        "VALUES ('audit_y', 'org_a', 'user.login', true, '2026-01-02 03:04:05+00', 99)"
+    )
     code, out, _ = await done("doctor", **environment)
     assert code == 1
     assert "✗ counters_are_counts" in out
     assert "wf_org_a, org_id org_a" in out
     assert "✗ M2" in out
-    assert "2 of " in out
+    assert "org_a, seal 1, row None, problem A seal is not what the one before it and its own rows make it" in out
+    assert "! 1 rows of the audit log of org_a are not sealed, the oldest of 2026-01-02 03:04:05 UTC" in out
+    assert "3 of " in out
     assert "P2, P8 cannot be relied on" in out
     code, out, _ = await done("doctor", "--json", **environment)
     answer = json.loads(out)
@@ -44,7 +54,11 @@ async def test_a_broken_rule_is_1_with_what_breaks_it(database: Database, enviro
     (counters,) = [rule for rule in answer["rules"] if rule["rule"] == "counters_are_counts"]
     assert (counters["holds"], counters["broken_by"], counters["undecided"]) == (False, 1, None)
     assert counters["examples"] == [{"id": "wf_org_a", "org_id": "org_a", "execution_count": 0, "counted": 0}]
-    assert {rule["rule"] for rule in answer["rules"] if not rule["holds"]} == {"counters_are_counts", "M2"}
+    assert {rule["rule"] for rule in answer["rules"] if not rule["holds"]} == {
+        "counters_are_counts",
+        "M2",
+        "audit_chain",
+    }
 
 
 async def test_what_could_not_be_looked_at_is_2(database: Database, environment: dict[str, str]) -> None:

@@ -39,6 +39,16 @@ def rows_of(org: str) -> Mapping[str, Mapping[str, object]]:
             "expires_at": later,
         },
         "audit_logs": {**of_user, "id": f"audit_{org}", "action": "user.login", "success": True},
+        "audit_seals": {
+            "org_id": org,
+            "seq": 1,
+            "upto": 1,
+            "size": 1,
+            "audit_ids": [f"audit_{org}"],
+            "digests": b"digest",
+            "sealed_at": now,
+            "hash": b"hash",
+        },
         "workflows": {"org_id": org, "id": workflow, "name": "Workflow", "latest_version": 1},
         "workflow_versions": {"org_id": org, "workflow_id": workflow, "version": 1, "definition": "{}"},
         "executions": {

@@ -12,7 +12,7 @@ ALLOWED = {
     API: {
         "SELECT": """
             organizations memberships workflows workflow_versions executions execution_steps step_attempts
-            execution_events execution_inbox approvals audit_logs usage_by_day day_budgets
+            execution_events execution_inbox approvals audit_logs audit_seals usage_by_day day_budgets
             users.id users.email users.name users.token_version users.disabled users.created_at
             api_keys.id api_keys.org_id api_keys.user_id api_keys.name api_keys.scopes api_keys.expires_at
             api_keys.revoked_at api_keys.last_used_at api_keys.created_at
@@ -30,11 +30,10 @@ ALLOWED = {
         "SELECT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
             workflows workflow_versions refresh_tokens stream_tickets approvals result_cache
-            usage_by_day day_budgets secrets
-            audit_logs.id audit_logs.action audit_logs.resource_id audit_logs.details""",
+            usage_by_day day_budgets secrets audit_logs audit_seals organizations.id""",
         "INSERT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
-            audit_logs approvals result_cache usage_by_day""",
+            audit_logs audit_seals approvals result_cache usage_by_day""",
         "UPDATE": """
             executions execution_steps workers approvals result_cache usage_by_day execution_inbox.applied_at
             execution_inbox.consumed_by secrets.wrapped_key secrets.key_id secrets.last_used_at

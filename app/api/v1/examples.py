@@ -316,6 +316,18 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "listSecrets": {"200": _page(SECRET)},
     "getSecret": {"200": SECRET},
     "replaceSecret": {"200": SECRET | {"version": 3}},
+    "verifyAuditLog": {
+        "200": {
+            "sound": True,
+            "complete": True,
+            "head": "17:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "seals": 17,
+            "rows": 240,
+            "first_broken": None,
+            "unsealed": 2,
+            "unsealed_since": "2026-11-21T10:11:57.573000Z",
+        }
+    },
     "whoAmI": {
         "200": {
             "user": {"id": "user_admin", "email": "admin@stepstream.local", "name": "Administrator"},

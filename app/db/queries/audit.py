@@ -1,4 +1,4 @@
-"""The audit log: insert and page. Rows are never changed."""
+"""The audit log: insert, page, verify. Rows are never changed."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import RowMapping, and_, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import audit_chain
 from app.db.tables import audit_logs as table
+from app.domain.audit_chain import Head
 
 
 async def add(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
@@ -28,7 +30,7 @@ async def page(
     connection: AsyncConnection,
     org_id: str,
     *,
-    before: str | None,
+    before: int | None,
     limit: int,
     action: str | None = None,
     resource_type: str | None = None,
@@ -38,7 +40,7 @@ async def page(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> Sequence[RowMapping]:
-    """Rows with id < `before`, the newest first."""
+    """Rows at positions < `before`, the newest first."""
     wanted = {"action": action, "resource_type": resource_type, "resource_id": resource_id, "user_id": user_id}
     conditions = [table.c.org_id == org_id]
     conditions += [table.c[name] == value for name, value in wanted.items() if value is not None]
@@ -49,6 +51,15 @@ async def page(
     if created_before is not None:
         conditions.append(table.c.timestamp < created_before)
     if before is not None:
-        conditions.append(table.c.id < before)
-    query = select(table).where(and_(*conditions)).order_by(table.c.id.desc()).limit(limit)
+        conditions.append(table.c.position < before)
+    query = select(table).where(and_(*conditions)).order_by(table.c.position.desc()).limit(limit)
     return (await connection.execute(query)).mappings().all()
+
+
+async def verify(connection: AsyncConnection, org_id: str, after: Head) -> audit_chain.Verification:
+    """Hold the next stretch of the organisation's chain behind a head against its rows."""
+
+    async def ask(sql: str, *arguments: object) -> audit_chain.Rows:
+        return [dict(row) for row in (await connection.exec_driver_sql(sql, arguments)).mappings()]
+
+    return await audit_chain.verify(ask, org_id, after)

@@ -16,6 +16,7 @@ from app.db.tables.executions import (
 from app.db.tables.identity import (
     api_keys,
     audit_logs,
+    audit_seals,
     memberships,
     organizations,
     refresh_tokens,
@@ -29,6 +30,7 @@ __all__ = [
     "api_keys",
     "approvals",
     "audit_logs",
+    "audit_seals",
     "day_budgets",
     "execution_events",
     "execution_inbox",

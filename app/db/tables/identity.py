@@ -2,12 +2,15 @@
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     Column,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
+    Sequence,
     Table,
     Text,
     func,
@@ -116,5 +119,27 @@ audit_logs = Table(
     Column("error_code", Text, nullable=True),
     Column("error_message", Text, nullable=True),
     Column("timestamp", MOMENT, nullable=False, server_default=func.clock_timestamp()),
+    Column(
+        "position",
+        BigInteger,
+        nullable=False,
+        server_default=text("CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('audit_position') END"),
+    ),
 )
-Index("ix_audit_logs_org_id_id", audit_logs.c.org_id, audit_logs.c.id)
+"""Its rows are never changed. A position is drawn by a transaction that has its number: the sealer relies on it."""
+Index("ix_audit_logs_org_id_position", audit_logs.c.org_id, audit_logs.c.position)
+Sequence("audit_position", metadata=metadata)
+
+audit_seals = Table(
+    "audit_seals",
+    metadata,
+    Column("org_id", ID, ForeignKey("organizations.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("upto", BigInteger, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("audit_ids", ARRAY(Text), nullable=False),
+    Column("digests", LargeBinary, nullable=False),
+    Column("sealed_at", MOMENT, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+"""What the audit log of an organisation holds behind the seal before it and up to a position; never changed."""
