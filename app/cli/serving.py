@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # they take a second to load, which `up` spends while Postgre
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
-    from app.main import Runtime
     from app.settings import Settings
+    from app.wiring.runtime import Runtime
 
 STREAM_GRACE = 5
 """Seconds that open requests and streams get to end once the server stops."""
