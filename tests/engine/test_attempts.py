@@ -247,7 +247,7 @@ async def test_what_a_step_says_comes_in_order_and_before_its_end(database):
         context.token("a")
         context.token("b")
         context.log("second", "shouting")
-        context.token("c")
+        context.token("!")  # no secret value begins like that
         context.progress(0.25, "quarter")
         context.progress(0.26)  # too soon after the last
         context.progress(float("nan"))
@@ -262,7 +262,7 @@ async def test_what_a_step_says_comes_in_order_and_before_its_end(database):
         ("step_log", {"level": "debug", "message": "first"}),
         ("token_delta", {"text": "ab"}),
         ("step_log", {"level": "info", "message": "second"}),
-        ("token_delta", {"text": "c"}),
+        ("token_delta", {"text": "!"}),
         ("step_progress", {"fraction": 0.25, "message": "quarter"}),
         ("step_progress", {"fraction": 1.0, "message": "done"}),
         ("token_delta", {"text": "d"}),

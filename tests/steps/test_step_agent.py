@@ -11,6 +11,7 @@ from step_fakes import SpyContext, answer, serve, settings
 
 from app.domain.errors import StepError
 from app.domain.schemas import compile_schema
+from app.domain.secrets import OpenedSecret
 from app.steps.agent import AgentStep
 from app.steps.models import step_error
 
@@ -256,6 +257,34 @@ def test_a_configured_key_is_no_problem(monkeypatch):
     assert found({"model": "openai:gpt-4o-mini", "prompt": "x"}, openai_api_key="sk-x") == []
     monkeypatch.setenv("DEEPSEEK_API_KEY", "x")
     assert found({"model": "deepseek:x", "prompt": "x"}) == []
+
+
+def own_key(*hosts):
+    named = {"$secret": "key", "value": "sk-of-an-organisation", "allowed_hosts": hosts}
+    return OpenedSecret.model_validate(named)
+
+
+async def test_a_key_of_ones_own_is_used_instead_of_the_deployments_and_not_by_the_next():
+    async with model_server(words("ok")) as (step, server):
+        await ask(step, api_key=own_key("127.0.0.1"))
+        await ask(step)
+    assert [request.headers["authorization"] for request in server.requests] == [
+        "Bearer sk-of-an-organisation", "Bearer sk-s3cret",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["openai:gpt-4o-mini", "openai-chat:x", "deepseek:x"])
+async def test_a_key_goes_to_the_providers_it_is_for_only(model):
+    async with model_server(words("ok")) as (step, server):
+        with pytest.raises(StepError) as caught:
+            await ask(step, model=model, api_key=own_key("api.example.com"))
+    assert (caught.value.error_code, caught.value.retryable) == ("secret_host_not_allowed", False)
+    assert server.connections == 0
+    assert "organisation" not in caught.value.detail
+
+
+def test_who_brings_a_key_needs_none_of_the_deployment():
+    assert found({"model": "openai:gpt-4o-mini", "prompt": "x", "api_key": {"$secret": "key"}}) == []
 
 
 def test_a_provider_whose_package_is_missing_is_found_before_the_run(monkeypatch):
