@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Campaign:
         self._chance = random.Random(f"{seed} stories")
         self._over = False
 
-    async def run(self, rage: Callable[[Nemesis], Awaitable[None]]) -> None:
+    async def run(self, rage: Callable[[Nemesis], Coroutine[Any, Any, None]]) -> None:
         """Tell stories as long as `rage` lasts, then see all of them end; assert everything."""
         await asyncio.gather(*(app.start() for app in self.deployment.apps))
         for document in workflows(self.outside.url):
@@ -62,13 +62,13 @@ class Campaign:
         for task in (raging, *tellers):
             if task.done():
                 task.result()
-        async with self.deployment.postgres.connected() as connection:
+        async with self.deployment.tables() as tables:
             _, telling = await asyncio.wait(tellers, timeout=END_SECONDS)
-            assert not telling, f"stuck: {[task.get_name() for task in telling]}, {await unfinished(connection)}"
+            assert not telling, f"stuck: {[task.get_name() for task in telling]}, {await unfinished(tables)}"
             await asyncio.gather(*tellers)
             async with asyncio.timeout(END_SECONDS):
-                await self.watchers.check(connection)
-            await check_all(connection, self.journal, self.outside)
+                await self.watchers.check(tables)
+            await check_all(tables, self.journal, self.outside)
         codes = await asyncio.gather(*(app.stop() for app in self.deployment.apps))
         assert codes == [0] * len(codes)
 

@@ -3,36 +3,36 @@
 from collections import defaultdict
 from typing import Any
 
-from app.db.engines import DriverConnection
 from tests.chaos.journal import Journal
 from tests.chaos.sink import Sink
-from tests.engine.invariants import check_tables
+from tests.database import Database
+from tests.engine.invariants import check
 
 
-async def check_all(connection: DriverConnection, journal: Journal, sink: Sink) -> None:
+async def check_all(tables: Database, journal: Journal, sink: Sink) -> None:
     """Assert everything; all executions must have ended."""
-    await check_accepted(connection, journal)
-    await check_effects(connection, sink)
-    await check_tables(connection)
+    await check_accepted(tables, journal)
+    await check_effects(tables, sink)
+    await check(tables)
 
 
-async def check_accepted(connection: DriverConnection, journal: Journal) -> None:
+async def check_accepted(tables: Database, journal: Journal) -> None:
     """What was answered with an id is there; a key stands for one execution; all have ended."""
     named: defaultdict[str, set[str]] = defaultdict(set)
     for line in journal.lines:
         if line["outcome"] == "ok" and line["key"] is not None:
             named[line["key"]].add(line["id"])
     assert all(len(ids) == 1 for ids in named.values()), named
-    rows = await connection.fetch("SELECT id, status, completed_at FROM executions")
+    rows = await tables.fetch("SELECT id, status, completed_at FROM executions")
     assert {execution_id for ids in named.values() for execution_id in ids} <= {row["id"] for row in rows}
     assert [row["id"] for row in rows if row["completed_at"] is None] == []
-    kept = await connection.fetch("SELECT key, execution_id FROM idempotency_keys")
+    kept = await tables.fetch("SELECT key, execution_id FROM idempotency_keys")
     assert named.items() <= {row["key"]: {row["execution_id"]} for row in kept}.items()
 
 
-async def check_effects(connection: DriverConnection, sink: Sink) -> None:
+async def check_effects(tables: Database, sink: Sink) -> None:
     """Every effect was of a recorded attempt, what completed had its effect, and one wish has one idempotency key."""
-    rows = await connection.fetch(
+    rows = await tables.fetch(
         "SELECT execution_id, path, status, attempt FROM execution_steps "
         "WHERE type = 'http.request' AND reused_from IS NULL AND items IS NULL"
     )
@@ -50,9 +50,9 @@ def _called(path: str) -> str:
     return path.replace("[", "/").replace("]", "")
 
 
-async def unfinished(connection: DriverConnection) -> list[dict[str, Any]]:
+async def unfinished(tables: Database) -> list[dict[str, Any]]:
     """Executions that have not ended, for who wonders why."""
-    rows = await connection.fetch(
+    rows = await tables.fetch(
         "SELECT id, workflow_id, status, status_reason, owner, ready, has_slot, wake_at, lease_epoch, recoveries, "
         "(SELECT json_agg(json_build_object('path', s.path, 'status', s.status, 'attempt', s.attempt)) "
         "   FROM execution_steps s WHERE s.execution_id = e.id) AS steps, "

@@ -48,16 +48,17 @@ class Client:
             await pause(AGAIN_SECONDS)
         return answer
 
-    async def start(self, workflow_id: str, value: Any, key: str) -> str:
+    async def start(self, workflow_id: str, value: Any, key: str, **options: Any) -> str:
         """An execution of the client's; however often it has to be asked for, it is one."""
-        answer = await self.insist("POST", "/executions", key=key, json={"workflow_id": workflow_id, "input": value})
+        body = {"workflow_id": workflow_id, "input": value, **options}
+        answer = await self.insist("POST", "/executions", key=key, json=body)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
     async def ended(self, execution_id: str) -> dict[str, Any]:
         """Wait for the end of an execution; its record.
 
-        A pause whose answer was lost may come to pass after the word to go on: that word is given again.
+        Who waits for a word to go on gets it: a breakpoint, or a pause whose answer was lost and that came late.
         """
         while True:
             answer = await self.insist("GET", f"/executions/{execution_id}", headers={"Prefer": "wait=20"})

@@ -15,13 +15,16 @@ from pathlib import Path
 
 import httpx
 
+from app.auth.secret import derive_password
 from app.cli.deployment import issue_token, load_settings, prepare
 from app.db.engines import DriverConnection, connect
+from app.db.urls import with_login
 from app.embedded import EmbeddedPostgres
 from app.embedded.cluster import SOCKET_FILE
 from tests.chaos.proxy import Proxy, proxy
 from tests.chaos.warm import Warm, warm
 from tests.cli.processes import Process
+from tests.database import Database
 
 LEASE_TTL, SCAN = 3.0, 0.5
 PROFILE = {
@@ -66,8 +69,22 @@ class Postgres:
             await connection.close()
 
 
+class Tables(Database):
+    """The deployment's database, for who checks it."""
+
+    def __init__(self, url: str, connection: DriverConnection, secret: bytes) -> None:
+        super().__init__("postgres", url, connection)
+        self._secret = secret
+
+    def role_url(self, role: str) -> str:
+        return with_login(self.admin_url, role, derive_password(self._secret, role))
+
+
 class App:
-    """One server process after the other, at the same place; `up` is set while one is ready."""
+    """One server process after the other, at the same place; `up` is set while one is ready.
+
+    `fell` has the last words of those that ended though nobody asked them to.
+    """
 
     def __init__(self, number: int, way: Proxy, cluster: "Cluster") -> None:
         self.number = number
@@ -76,6 +93,8 @@ class App:
         self.incarnations: list[Process] = []
         self.url = ""
         self.up = asyncio.Event()
+        self.fell: list[str] = []
+        self._asked_to_end = False
         self._watching: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,6 +114,7 @@ class App:
     async def launch(self, *arguments: str, **environment: str) -> None:
         """Start it, or another command in its place, without waiting for anything."""
         told = {**self._cluster.environment, "DATABASE_URL": self._cluster.database_url(self.proxy), **environment}
+        self._asked_to_end = False
         self.incarnations.append(await self._cluster.warm.start(*(arguments or ("serve", "--port", "0")), **told))
 
     @property
@@ -102,10 +122,12 @@ class App:
         return f"{self.url}/api/v1"
 
     async def kill(self) -> None:
+        self._asked_to_end = True
         await self.process.stops(signal.SIGKILL)
 
     async def stop(self) -> int:
         """Ask it to stop, and wait until it has; its exit code."""
+        self._asked_to_end = True
         return await self.process.stops()
 
     def freeze(self) -> None:
@@ -115,6 +137,7 @@ class App:
         self.process.send(signal.SIGCONT)
 
     async def close(self) -> None:
+        self._asked_to_end = True
         if self.incarnations:
             await self.process.close()
             await asyncio.gather(*self._watching)
@@ -123,6 +146,8 @@ class App:
         await process.gone()
         if process is self.process:
             self.up.clear()
+            if not self._asked_to_end:
+                self.fell.append(process.text[-4000:])
 
 
 class Cluster:
@@ -149,6 +174,12 @@ class Cluster:
         """A client as an owner, of any of the processes: give it whole URLs that begin with an `App.api`."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return httpx.AsyncClient(headers=headers, timeout=REQUEST_SECONDS)
+
+    @asynccontextmanager
+    async def tables(self) -> AsyncIterator[Tables]:
+        """The database past all proxies, as superuser."""
+        async with self.postgres.connected() as connection:
+            yield Tables(self.postgres.url, connection, load_settings(data_dir=self._directory).db_secret)
 
     async def prepare(self) -> None:
         """Migrate, and make somebody who may do everything."""

@@ -11,6 +11,7 @@ from tests.chaos.journal import pause
 from tests.chaos.proxy import Loses, Loss, Proxy
 
 ENGINE, API, LEASE, DOORBELL = "stepstream-engine", "stepstream-api", "stepstream-lease", "stepstream-doorbell"
+AUTH = "stepstream-auth"
 
 STATEMENTS: dict[str, tuple[str, str]] = {
     "record": ("e.write_no = t.write_no - 1", ENGINE),
@@ -23,6 +24,7 @@ STATEMENTS: dict[str, tuple[str, str]] = {
     "renew": ("UPDATE workers SET lease_until", LEASE),
     "inbox": ("INSERT INTO execution_inbox", API),
     "request": ("COMMIT", API),
+    "sign-in": ("COMMIT", AUTH),
     "claims": ("COMMIT", ENGINE),
     "mail": ("FROM execution_inbox", ENGINE),
     "steps": ("FROM execution_steps WHERE execution_id = ANY", ENGINE),
@@ -42,6 +44,7 @@ class Nemesis:
         self._cluster = cluster
         self._chance = chance
         self._began = time.monotonic()
+        self._free = list(cluster.apps)
         self.timeline: list[dict[str, Any]] = []
         self.faults: dict[str, Fault] = {
             "kill": self.kill,
@@ -64,14 +67,15 @@ class Nemesis:
             await pause(self._chance.expovariate(1 / mean_interval))
 
     async def strike(self, name: str) -> None:
-        """One fault, and its end."""
-        app = self._chance.choice(self._cluster.apps)
+        """One fault, and its end; another one of the same time hits another app."""
+        app = self._free.pop(self._chance.randrange(len(self._free)))
         line: dict[str, Any] = {"at": round(time.monotonic() - self._began, 1), "fault": name, "app": app.number}
         self.timeline.append(line)
         line["hit"] = await self.faults[name](app)
+        self._free.append(app)
         assert line["hit"], f"the fault hit nothing: {line}"
         for other in self._cluster.apps:
-            assert other.up.is_set(), f"app {other.number} has ended by itself:\n{other.process.text[-4000:]}"
+            assert not other.fell, f"app {other.number} has ended by itself:\n{other.fell}"
 
     async def kill(self, app: App) -> object:
         await app.kill()
@@ -98,7 +102,8 @@ class Nemesis:
         return await self._lose(app, "question")
 
     async def cut(self, app: App) -> object:
-        return app.proxy.cut(self._chance.choice([None, ENGINE, API]))
+        of = self._chance.choice([None, ENGINE, API])
+        return await self._until_some(lambda: app.proxy.cut(of))
 
     async def dark(self, app: App) -> object:
         app.proxy.darken(self._chance.choice([None, None, ENGINE, API, LEASE, DOORBELL]))
@@ -106,7 +111,8 @@ class Nemesis:
         return True
 
     async def stall(self, app: App) -> object:
-        hit = app.proxy.stall(self._chance.choice([ENGINE, LEASE, DOORBELL, None]))
+        of = self._chance.choice([ENGINE, LEASE, DOORBELL, None])
+        hit = await self._until_some(lambda: app.proxy.stall(of))
         await self._for_a_while(app.proxy, 25)
         return hit
 
@@ -141,6 +147,13 @@ class Nemesis:
         await self._until_hit(loss)
         await self._for_a_while(app.proxy, 1)
         return f"{name} {loss.hits}"
+
+    async def _until_some(self, strike: Callable[[], int]) -> int:
+        """Strike until there are connections to be hit: they may be broken already."""
+        async with asyncio.timeout(HIT_SECONDS):
+            while not (hit := strike()):
+                await pause(0.05)
+        return hit
 
     async def _until_hit(self, loss: Loss) -> None:
         async with asyncio.timeout(HIT_SECONDS):

@@ -3,6 +3,7 @@
 The short form has a fixed course and runs always. The long one is random: `pytest -m chaos --chaos-minutes 20`.
 """
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ SHORT = (
     "kill",
     "lost answers",
 )
-MEAN_INTERVAL = 1.0
+HANDS, MEAN_INTERVAL = 2, 1.0
 
 
 @pytest.mark.timeout(300)
@@ -47,9 +48,11 @@ async def test_a_long_rage_loses_nothing(tmp_path: Path, request: pytest.Fixture
     end = time.monotonic() + minutes * 60
 
     async def rage(nemesis: Nemesis) -> None:
-        await nemesis.rage(list(nemesis.faults), MEAN_INTERVAL, lambda: time.monotonic() > end)
+        async with asyncio.TaskGroup() as hands:
+            for _ in range(HANDS):
+                hands.create_task(nemesis.rage(list(nemesis.faults), MEAN_INTERVAL, lambda: time.monotonic() > end))
 
-    async with campaign(seed, tmp_path) as long:
+    async with campaign(seed, tmp_path, apps=3) as long:
         await long.run(rage)
         keep(long.result(), request.config.getoption("--chaos-result"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.crashpoints import EXIT_CODE, POINTS, arm
-from app.db.engines import DriverConnection, connect
+from app.db.engines import connect
 from app.db.migrate import known_revisions
 from tests.chaos import workload
 from tests.chaos.checker import check_all, unfinished
@@ -23,6 +23,7 @@ from tests.chaos.cluster import App, Cluster, cluster
 from tests.chaos.journal import Journal
 from tests.chaos.sink import Sink, sink
 from tests.chaos.workload import Story, Wish, workflows
+from tests.database import Database
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
@@ -114,19 +115,19 @@ async def test_whoever_dies_anywhere_leaves_a_record_to_go_on_from(shape: str, w
             telling.append(asyncio.create_task(story(wish), name=f"{point} {story.__name__}"))
         await dies_at(app, point)
     await app.start()
-    async with world.deployment.postgres.connected() as connection:
-        await all_told(telling, connection)
+    async with world.deployment.tables() as tables:
+        await all_told(telling, tables)
         assert await app.stop() == 0
-        await check_all(connection, world.journal, world.outside)
-        assert await connection.fetchval("SELECT count(*) FROM step_attempts WHERE status = 'LOST'") > 0
+        await check_all(tables, world.journal, world.outside)
+        assert await tables.fetchval("SELECT count(*) FROM step_attempts WHERE status = 'LOST'") > 0
 
 
-async def all_told(telling: list[asyncio.Task[None]], connection: DriverConnection) -> None:
+async def all_told(telling: list[asyncio.Task[None]], tables: Database) -> None:
     """See every story to its end; raises what went wrong in one."""
     _, untold = await asyncio.wait(telling, timeout=SECONDS)
     for task in untold:
         task.cancel()
-    assert not untold, ([task.get_name() for task in untold], await unfinished(connection))
+    assert not untold, ([task.get_name() for task in untold], await unfinished(tables))
     await asyncio.gather(*telling)
 
 

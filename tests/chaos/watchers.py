@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 
-from app.db.engines import DriverConnection
 from app.domain.events import TERMINAL_TYPES
 from tests.chaos.client import Client
 from tests.chaos.cluster import Cluster
 from tests.chaos.journal import pause
+from tests.database import Database
 
 
 class Watchers:
@@ -33,10 +33,10 @@ class Watchers:
         await asyncio.gather(*self.following.values(), return_exceptions=True)
         await self._http.aclose()
 
-    async def check(self, connection: DriverConnection) -> None:
+    async def check(self, tables: Database) -> None:
         """All saw the end, and nothing but what is recorded."""
         await asyncio.gather(*self.following.values())
-        rows = await connection.fetch(
+        rows = await tables.fetch(
             "SELECT execution_id, seq, type, data FROM execution_events WHERE execution_id = ANY($1) ORDER BY seq",
             list(self.seen),
         )

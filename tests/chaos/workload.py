@@ -4,7 +4,7 @@ A story is one wish of a client, told to its end: it is under way when processes
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from tests.chaos.journal import pause
 from tests.chaos.sink import Sink, chained
 
 MOST_REPAIRS = 20
+NOTHING: Mapping[str, Any] = {}
 
 
 def workflows(url: str) -> list[dict[str, Any]]:
@@ -34,6 +35,7 @@ def workflows(url: str) -> list[dict[str, Any]]:
     flaky = {"function": "flaky", "args": {"fail_times": 1, "value": f"${{{{ {of('a')} }}}}"}}
     quick = {"max_attempts": 3, "initial_interval": "50ms", "jitter": "none"}
     child = {"workflow": "wf_child", "input": {"key": "${{ input.key }}", "h": "${{ input.h }}"}}
+    of_item = {"workflow": "wf_child", "input": {"key": "${{ input.key }}", "h": "${{ item }}"}}
     graphs: dict[str, list[dict[str, Any]]] = {
         "chain": [
             call("a", "input.h"),
@@ -51,6 +53,13 @@ def workflows(url: str) -> list[dict[str, Any]]:
             call("each", "input.h", item="/${{ item }}", for_each="${{ input.items }}", max_parallel=2),
             step("sub", "workflow.run", child, "each"),
             call("c", "steps.sub.output.h", "sub"),
+        ],
+        "family": [
+            call("a", "input.h"),
+            step("subs", "workflow.run", of_item, "a", for_each="${{ input.items }}", max_parallel=3),
+        ],
+        "mailing": [
+            call("each", "input.h", item="/${{ item }}", for_each="${{ input.items }}", max_parallel=4, method="POST"),
         ],
         "child": [call("a", "input.h"), step("nap", "delay", {"duration": "20ms"}, "a"), call("b", of("a"), "nap")],
         "talk": [
@@ -71,6 +80,8 @@ def workflows(url: str) -> list[dict[str, Any]]:
     last = {"diamond": "d", "limited": "d", "tree": "c", "chain": "c", "broken": "c"}
     outputs = {name: {"h": f"${{{{ {of(last.get(name, 'b'))} }}}}"} for name in graphs}
     outputs["tree"]["each"] = "${{ steps.each.output.map(answer, answer.body.h) }}"
+    outputs["mailing"] = {"each": outputs["tree"]["each"]}
+    outputs["family"] = {"each": "${{ steps.subs.output.map(child, child.h) }}"}
     more = {"limited": {"concurrency": {"limit": 2, "key": "one"}}}
     return [
         {"id": f"wf_{name}", "name": name, "steps": steps, "output": outputs[name], **more.get(name, {})}
@@ -94,9 +105,9 @@ class Wish:
         """The hash a story begins with."""
         return chained(self.key, "begin")
 
-    async def start(self, kind: str, **more: Any) -> str:
+    async def start(self, kind: str, options: Mapping[str, Any] = NOTHING, **more: Any) -> str:
         value = {"key": self.key, "h": self.seed, **more}
-        return self._begun(await self.client.start(f"wf_{kind}", value, self.key))
+        return self._begun(await self.client.start(f"wf_{kind}", value, self.key, **options))
 
     async def done(self, kind: str, expected: dict[str, Any], **more: Any) -> None:
         """Start a run and see it completed with this output."""
@@ -106,6 +117,16 @@ class Wish:
         told = {name: record[name] for name in ("id", "status", "error_code", "error", "output")}
         assert record["status"] == "COMPLETED", (self.key, told)
         assert record["output"] == expected, (self.key, told, expected)
+
+    async def repaired(self, record: dict[str, Any], expected: dict[str, Any]) -> None:
+        """See an execution completed, repairing it as long as the outcome of a step is unknown.
+
+        A repair is the word of a person that what may happen once may happen again.
+        """
+        while record["status"] == "FAILED" and len(self.family) < MOST_REPAIRS:
+            assert record["error_code"] == "outcome_unknown", record
+            record = await self.repair(record["id"])
+        self.completed(record, expected)
 
     async def repair(self, execution_id: str) -> dict[str, Any]:
         """Retry an execution that failed; the record of the new one, ended."""
@@ -127,19 +148,13 @@ class Wish:
         return execution_id
 
 
-Story: TypeAlias = Callable[[Wish], Awaitable[None]]
+Story: TypeAlias = Callable[[Wish], Coroutine[Any, Any, None]]
 
 
 async def chain(wish: Wish) -> None:
-    """Steps of every kind of effect. Only what may happen once and was cut off makes it fail, and then it is repaired.
-
-    A repair is the word of a person that it may happen again.
-    """
+    """Steps of every kind of effect."""
     record = await wish.client.ended(await wish.start("chain"))
-    while record["status"] == "FAILED" and len(wish.family) < MOST_REPAIRS:
-        assert record["error_code"] == "outcome_unknown", record
-        record = await wish.repair(record["id"])
-    wish.completed(record, {"h": chained(wish.seed, "a", "b", "c")})
+    await wish.repaired(record, {"h": chained(wish.seed, "a", "b", "c")})
 
 
 async def diamond(wish: Wish) -> None:
@@ -157,6 +172,19 @@ async def tree(wish: Wish) -> None:
     """Items of a map, and a sub-workflow."""
     each = [chained(wish.seed, f"each/{item}") for item in range(4)]
     await wish.done("tree", {"h": chained(wish.seed, "a", "b", "c"), "each": each}, items=[*range(4)])
+
+
+async def family(wish: Wish) -> None:
+    """A sub-workflow for each item."""
+    items = [chained(wish.seed, str(number)) for number in range(5)]
+    await wish.done("family", {"each": [chained(item, "a", "b") for item in items]}, items=items)
+
+
+async def mailing(wish: Wish) -> None:
+    """Items that may be sent once each."""
+    each = [chained(wish.seed, f"each/{item}") for item in range(8)]
+    record = await wish.client.ended(await wish.start("mailing", items=[*range(8)]))
+    await wish.repaired(record, {"each": each})
 
 
 async def talk(wish: Wish) -> None:
@@ -213,6 +241,21 @@ async def cancelled(wish: Wish) -> None:
     assert wish.sink.effects[execution_id, "b"] == 0
 
 
+async def terminated(wish: Wish) -> None:
+    """A run that is ended without being asked."""
+    execution_id = await wish.start("family", items=["x", "y", "z"])
+    await pause(wish.chance.uniform(0, 0.3))
+    await wish.ask("terminate", 409, reason="at once")
+    record = await wish.client.ended(execution_id)
+    assert record["status"] in {"CANCELLED", "COMPLETED"}, record
+
+
+async def stepped(wish: Wish) -> None:
+    """A run that stops before a step until somebody lets it go on."""
+    execution_id = await wish.start("patient", {"breakpoints": ["b"]})
+    wish.completed(await wish.client.ended(execution_id), {"h": chained(wish.seed, "a", "b")})
+
+
 async def paused(wish: Wish) -> None:
     """A run that is stopped on its way, and goes on."""
     execution_id = await wish.start("diamond")
@@ -226,5 +269,21 @@ async def paused(wish: Wish) -> None:
 
 STORIES: dict[str, Story] = {
     story.__name__: story
-    for story in (chain, diamond, limited, tree, talk, approved, patient, flaky, broken, cancelled, paused)
+    for story in (
+        chain,
+        diamond,
+        limited,
+        tree,
+        family,
+        mailing,
+        talk,
+        approved,
+        patient,
+        flaky,
+        broken,
+        cancelled,
+        terminated,
+        stepped,
+        paused,
+    )
 }

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from typing import Any
 
-from app.db.engines import DriverConnection
 from app.db.invariants import examine
+from app.db.urls import ENGINE
 from app.domain.jsontext import decode
 from tests.database import Database
 
@@ -26,18 +26,13 @@ SETTLING = {"step_completed", "step_failed", "step_cancelled", "step_skipped", "
 
 async def check(database: Database) -> None:
     """Assert all of it."""
-    async with database.connected() as connection:
-        await check_tables(connection)
-
-
-async def check_tables(connection: DriverConnection) -> None:
-    """Assert all of it, on a superuser's connection."""
-    verdicts = await examine(connection)
+    async with database.connected(ENGINE) as connection:
+        verdicts = await examine(connection)
     assert [verdict for verdict in verdicts if verdict.count or verdict.unknown] == []
-    executions = {row["id"]: row for row in await connection.fetch("SELECT * FROM executions")}
-    events = _grouped(await connection.fetch("SELECT * FROM execution_events ORDER BY seq"))
+    executions = {row["id"]: row for row in await database.fetch("SELECT * FROM executions")}
+    events = _grouped(await database.fetch("SELECT * FROM execution_events ORDER BY seq"))
     steps = _grouped(
-        await connection.fetch("SELECT execution_id, path, status, reason, reused_from FROM execution_steps")
+        await database.fetch("SELECT execution_id, path, status, reason, reused_from FROM execution_steps")
     )
     for execution_id, row in executions.items():
         if row["error_code"] not in CUT_SHORT:
