@@ -74,6 +74,7 @@ class GroupCommit(Generic[Item, Result]):
         self._weigh = weigh
         self._on_flush = on_flush
         self._gathering: deque[_Batch[Item, Result]] = deque()
+        self._newest: _Batch[Item, Result] | None = None
         self._arrived = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -101,12 +102,17 @@ class GroupCommit(Generic[Item, Result]):
         size = self._weigh(item)
         if not self._gathering or not self._gathering[-1].has_room(size):
             self._gathering.append(_Batch())
-        batch = self._gathering[-1]
+        batch = self._newest = self._gathering[-1]
         position = len(batch.items)
         batch.items.append(item)
         batch.bytes += size
         self._arrived.set()
         return (await asyncio.shield(batch.answer))[position]
+
+    async def settled(self) -> None:
+        """Wait until all that was submitted so far is answered, though nobody may be waiting for it any more."""
+        if self._newest is not None:
+            await asyncio.wait([self._newest.answer])
 
     async def _run(self) -> None:
         while True:

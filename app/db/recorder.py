@@ -108,6 +108,10 @@ class GroupRecorder:
         writer = self._writers[crc32(transition.execution_id.encode()) % len(self._writers)]
         return await writer.commits.submit(transition)
 
+    async def settled(self) -> None:
+        """Wait until every transition given so far is written, or known not to be."""
+        await asyncio.gather(*(writer.commits.settled() for writer in self._writers))
+
     async def _accept(self, batch: Sequence[_Offer]) -> Sequence[AcceptResult]:
         """Accept a batch. What nobody waits for any more is not sent: its sender was told to try again."""
         now = clock.monotonic()

@@ -6,6 +6,7 @@ just accepted here, woke from a wait, were accepted elsewhere, or were handed ba
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -156,6 +157,10 @@ class Orchestrator:
             await asyncio.wait(self._tasks.values(), timeout=self._settings.drain_budget)
         if cut := self._abandon(self._leases.worker_id):
             await asyncio.wait(cut, timeout=HAND_OVER_SECONDS)
+            # What steps have done is on its way to the record: nobody may go on from before it.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HAND_OVER_SECONDS):
+                    await self._ports.recorder.settled()
         crashpoint("in_drain")
         await self._leases.stop()
 

@@ -112,6 +112,9 @@ class Recorder(Protocol):
     async def record(self, transition: Transition) -> RecordResult:
         """Write one transition through the fence; waits out an unavailable database."""
 
+    async def settled(self) -> None:
+        """Wait until every transition given so far is written, or known not to be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -300,6 +300,24 @@ async def test_nothing_here_still_runs_when_others_may_begin(database):
         assert (await first.row(execution_id))["owner"] is None
 
 
+async def test_draining_hands_over_only_when_what_was_done_is_recorded(database):
+    """A step that may happen once has ended; the cut comes while its record is on the way."""
+    gate, wire = Gate(Effect.ONCE, output="done"), Wire(database.role_url(ENGINE))
+    async with engine(database, types={"once": gate.step}, wire=wire.connect, drain_budget=0.0) as first:
+        execution_id = await first.submit({"id": "a", "type": "once"}, {"id": "b", "type": "once", "needs": ["a"]})
+        await gate.inside.wait()
+        on_its_way = wire.hold(RECORD)
+        gate.free.set()
+        await on_its_way.hit.wait()
+        draining = asyncio.ensure_future(first.orchestrator.drain())
+        await asyncio.wait([draining], timeout=0.3)
+        on_its_way.released.set()
+        await draining
+        first.alive = False
+        steps = await first.steps(execution_id)
+        assert (steps["a"]["status"], steps["a"]["output"]) == ("COMPLETED", '"done"')
+
+
 async def test_draining_without_a_database_ends_and_leaves_the_lease_to_expire(database):
     wire = Wire(database.role_url(ENGINE))
     async with engine(database, wire=wire.connect) as running:
