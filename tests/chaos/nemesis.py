@@ -45,6 +45,7 @@ class Nemesis:
         self._chance = chance
         self._began = time.monotonic()
         self._free = list(cluster.apps)
+        self._postgres = asyncio.Lock()
         self.timeline: list[dict[str, Any]] = []
         self.faults: dict[str, Fault] = {
             "kill": self.kill,
@@ -122,15 +123,16 @@ class Nemesis:
         return True
 
     async def crash_postgres(self, _app: App) -> object:
-        before = self._cluster.postgres.pid
-        await self._cluster.postgres.crash()
-        await pause(self._chance.uniform(0, 2))
-        await self._cluster.postgres.start()
-        return self._cluster.postgres.pid != before
+        async with self._postgres:
+            before = self._cluster.postgres.pid
+            await self._cluster.postgres.crash()
+            await pause(self._chance.uniform(0, 2))
+            await self._cluster.postgres.start()
+            return self._cluster.postgres.pid != before
 
     async def end_backends(self, _app: App) -> object:
         ended = 0
-        async with self._cluster.postgres.connected() as connection:
+        async with self._postgres, self._cluster.postgres.connected() as connection:
             for _ in range(5):
                 ended += await connection.fetchval(
                     "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity "
