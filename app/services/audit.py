@@ -38,6 +38,20 @@ class Audit:
         """Add a row to the transaction of the change it tells of."""
         await queries.add(connection, audit_row(caller, action, resource_type, resource_id, details))
 
+    async def note_once(
+        self,
+        connection: AsyncConnection,
+        caller: Caller,
+        made: str,
+        action: str,
+        resource_type: str,
+        resource_id: str,
+        details: dict[str, JSON],
+    ) -> None:
+        """As `note`, but only the first time for the thing with the id `made`, of which nothing else is told so."""
+        row = audit_row(caller, action, resource_type, resource_id, details)
+        await queries.add_once(connection, row | {"id": f"audit_{made.partition('_')[2]}"})
+
     async def note_each(
         self,
         connection: AsyncConnection,

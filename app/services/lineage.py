@@ -178,7 +178,7 @@ class Lineages:
         )
         started = await self._starts.start(caller, wanted)
         crashpoint("in_retry")
-        if request.reason is not None and not started.replayed:
+        if request.reason is not None:  # if it is a repetition, the first request may not have come to this
             await self._note(caller, row["id"], started.row["id"], request.reason, retry=retry)
         return started
 
@@ -187,7 +187,7 @@ class Lineages:
         action = "execution.retry_requested" if retry else "execution.replay_requested"
         details: dict[str, JSON] = {"execution_id": new_id, "reason": clean_reason(reason)}
         async with self._tenancy.transaction(caller.org_id) as connection:
-            await self._audit.note(connection, caller, action, "execution", source_id, details)
+            await self._audit.note_once(connection, caller, new_id, action, "execution", source_id, details)
 
 
 def _counting(control: dict[str, JSON], row: Row, anew: Sequence[str]) -> dict[str, JSON]:

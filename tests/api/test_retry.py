@@ -162,6 +162,16 @@ async def test_a_repeated_request_with_a_key_is_one_retry(client, database, work
     refused(await client.post(f"{PATH}/{old}/replay", headers=headers), 422, "idempotency_key_reused")
 
 
+async def test_the_reason_of_a_retry_is_kept_though_its_process_died_before_it_was_noted(client, database, workflow):
+    old = await failed(database, workflow)
+    url, headers = f"{PATH}/{old}/retry", {"Idempotency-Key": f"retry-{old}"}
+    unheard = (await client.post(url, headers=headers)).json()["id"]
+    assert await audited(database, old) == []
+    for _ in range(2):
+        assert (await client.post(url, json={"reason": "x"}, headers=headers)).json()["id"] == unheard
+    assert await audited(database, old) == ["execution.retry_requested"]
+
+
 async def test_a_run_of_one_step_is_retried_as_such_with_what_was_given_to_it(client, database, workflow):
     control = {"only": "ship", "pins": {"check": 1}, "budget": {"max_steps": 3}, "breakpoints": ["ship"], "frozen": 2.5}
     old = await failed(database, workflow, control=json.dumps(control))

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import RowMapping, and_, insert, select
+from sqlalchemy.dialects.postgresql import insert as insert_once
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import audit_chain
@@ -15,6 +16,11 @@ from app.domain.audit_chain import Head
 async def add(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
     """Insert rows of the same columns; the time is the database's."""
     await connection.execute(insert(table), rows)
+
+
+async def add_once(connection: AsyncConnection, row: dict[str, Any]) -> None:
+    """Insert a row unless there is one with its id."""
+    await connection.execute(insert_once(table).values(row).on_conflict_do_nothing())
 
 
 async def newest(
