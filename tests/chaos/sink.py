@@ -27,7 +27,7 @@ def chained(before: str, *steps: str) -> str:
 
 
 class Sink:
-    """`effects` counts by (execution, step), `idempotency_keys` collects by (key, step).
+    """`effects` counts, and `idempotency_keys` collects, by (execution, step).
 
     Calls in `refused`, by (key, step), have their effect and are answered with 422. `holds` says which calls, by
     execution and step, get no answer before `release`.
@@ -85,7 +85,7 @@ class Sink:
         self._journal.write(execution=execution, step=step, key=query["k"])
         async with self._changed:
             self.effects[execution, step] += 1
-            self.idempotency_keys[query["k"], step] |= {key.decode() for key in IDEMPOTENCY.findall(head)}
+            self.idempotency_keys[execution, step] |= {key.decode() for key in IDEMPOTENCY.findall(head)}
             held = self.holds(execution, step)
             if held:
                 self.held.add((execution, step))

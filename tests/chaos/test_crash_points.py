@@ -7,8 +7,6 @@ new execution is begun; those of its predecessors go on in it. In the end every 
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,11 +16,9 @@ from app.db.engines import connect
 from app.db.migrate import known_revisions
 from tests.chaos import workload
 from tests.chaos.checker import check_all, unfinished
-from tests.chaos.client import Client
-from tests.chaos.cluster import App, Cluster, cluster
-from tests.chaos.journal import Journal
-from tests.chaos.sink import Sink, sink
-from tests.chaos.workload import Story, Wish, workflows
+from tests.chaos.cluster import App
+from tests.chaos.conftest import World
+from tests.chaos.workload import Story, Wish
 from tests.database import Database
 
 ROOT = Path(__file__).parents[2]
@@ -70,32 +66,6 @@ def test_what_is_no_point_is_refused() -> None:
         arm("in_vain:2")
 
 
-@dataclass(frozen=True)
-class World:
-    """A deployment of one app, what its steps have effects on, and a client that keeps books."""
-
-    deployment: Cluster
-    outside: Sink
-    client: Client
-    journal: Journal
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    directory = tmp_path_factory.mktemp("crash-points")
-    async with sink(directory / "effects") as outside, cluster(apps=1, **outside.environment) as deployment:
-        journal = Journal(directory / "journal")
-        client = Client(deployment, journal, random.Random(1))
-        (app,) = deployment.apps
-        await app.start()
-        for document in workflows(outside.url):
-            assert (await client.insist("POST", "/workflows", json=document)).status_code == 201
-        await app.kill()
-        yield World(deployment, outside, client, journal)
-        await client.close()
-        journal.close()
-
-
 async def dies_at(app: App, point: str) -> None:
     """A process lives until it passes a point."""
     await asyncio.gather(app.start(STEPSTREAM_CRASHPOINTS=point), return_exceptions=True)
@@ -108,6 +78,7 @@ async def dies_at(app: App, point: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_whoever_dies_anywhere_leaves_a_record_to_go_on_from(shape: str, world: World) -> None:
     (app,) = world.deployment.apps
+    await app.kill()
     telling: list[asyncio.Task[None]] = []
     for number, point in enumerate((*EVERYWHERE, *OF_SHAPE[shape])):
         for story in SHAPES[shape]:
