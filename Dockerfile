@@ -5,11 +5,17 @@
 
 FROM python:3.11-slim AS build
 WORKDIR /source
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY .docker ./.docker
+RUN python -m venv /opt/stepstream \
+ && /opt/stepstream/bin/pip install --require-hashes -r .docker/requirements.txt \
+ && python -m venv /opt/build \
+ && /opt/build/bin/pip install --require-hashes -r .docker/build.txt
 COPY pyproject.toml README.md ./
 COPY app ./app
 COPY migrations ./migrations
-RUN python -m venv /opt/stepstream \
- && /opt/stepstream/bin/pip install --no-cache-dir --disable-pip-version-check .
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
+ && /opt/stepstream/bin/pip install --no-deps /wheel/*.whl
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/stepstream --shell /usr/sbin/nologin stepstream

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from app.auth.secret import derive_password
@@ -90,23 +92,35 @@ def _plain(value: object) -> object:
 
 def _show(found: Report) -> None:
     console = Console(highlight=False)
+    table = Table.grid(padding=(0, 1))
     for verdict in found.verdicts:
-        mark, style = (
-            ("?", "yellow") if verdict.unknown is not None else ("✗", "red") if verdict.count else ("✓", "green")
-        )
-        console.print(Text.assemble((f"{mark} ", style), (verdict.rule.name, "bold"), "  ", verdict.rule.says))
-        if verdict.unknown is not None:
-            console.print(Text(f"    not decided: {verdict.unknown}", "yellow"))
-        for row in verdict.shown:
-            told = ", ".join(
-                printable(value) if name == "id" else f"{name} {printable(value)}" for name, value in row.items()
-            )
-            console.print(Text(f"    {told}", "red"), soft_wrap=True)
-        if verdict.count > len(verdict.shown):
-            console.print(Text(f"    and {verdict.count - len(verdict.shown)} more", "red"))
+        table.add_row(_mark(verdict), Text(verdict.rule.name), Text(verdict.rule.says, "dim"))
+    console.print(table)
+    for verdict in [*found.broken, *found.undecided]:
+        for line in _details(verdict):
+            console.print(Text(line, "yellow" if verdict.unknown is not None else "red"), soft_wrap=True)
     for warning in found.warnings:
         console.print(Text.assemble(("! ", "yellow"), warning), soft_wrap=True)
     console.print(_sum(found))
+
+
+def _mark(verdict: Verdict) -> Text:
+    if verdict.unknown is not None:
+        return Text("?", "yellow")
+    return Text("✗", "red") if verdict.count else Text("✓", "green")
+
+
+def _details(verdict: Verdict) -> Iterator[str]:
+    if verdict.unknown is not None:
+        yield f"{verdict.rule.name} is not decided: {verdict.unknown}"
+        return
+    yield f"{verdict.rule.name} is broken by {verdict.count}:"
+    for row in verdict.shown:
+        yield "    " + ", ".join(
+            printable(value) if name == "id" else f"{name} {printable(value)}" for name, value in row.items()
+        )
+    if verdict.count > len(verdict.shown):
+        yield f"    and {verdict.count - len(verdict.shown)} more"
 
 
 def _sum(found: Report) -> Text:

@@ -11,7 +11,7 @@ from app.db import audit_chain
 from app.db.engines import DriverConnection
 from app.db.errors import translated
 from app.db.invariants import SHOWN, Rule, Verdict, examine
-from app.db.selfcheck import RULES, check_schema, lax_settings, violations
+from app.db.selfcheck import RULES, check_schema, server_warnings, violations
 from app.domain.audit_chain import BEGINNING, MEANING
 
 ACCESS_RULES: Mapping[str, str] = {
@@ -67,7 +67,7 @@ async def diagnose(
         access = [await _access(connection, name) for name in RULES]
         record = await examine(connection, patience=patience, rule_timeout=rule_timeout, between_looks=between_looks)
         chain, warnings = await _chains(connection, patience, rule_timeout)
-        return Report([*access, *record, chain], [*await lax_settings(connection), *warnings])
+        return Report([*access, *record, chain], [*await server_warnings(connection), *warnings])
 
 
 async def _access(connection: DriverConnection, name: str) -> Verdict:

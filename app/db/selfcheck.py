@@ -148,6 +148,8 @@ _LAX_SETTINGS = """
 SELECT name FROM pg_settings
 WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name
 """
+PATCHED_SERVERS: Mapping[int, int] = {15: 18, 16: 14, 17: 10, 18: 4}
+"""The oldest minor release of each version of Postgres without a known hole that a plain login can use."""
 _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -183,7 +185,7 @@ async def check(urls: Mapping[str, str]) -> list[str]:
                 continue
             try:
                 findings += await _check_login(connection, role)
-                warnings |= dict.fromkeys(await lax_settings(connection))
+                warnings |= dict.fromkeys(await server_warnings(connection))
                 if not catalogue_seen:
                     await check_schema(connection)
                     findings += [finding for rule in RULES for finding in await violations(connection, rule)]
@@ -206,12 +208,22 @@ async def _check_login(connection: DriverConnection, role: str) -> list[str]:
     return [] if name == role else [f"The URL for {role} acts as {name}: let it log in as {role}"]
 
 
-async def lax_settings(connection: DriverConnection) -> list[str]:
-    """What of the server's settings can cost executions, a sentence each."""
-    return [
+async def server_warnings(connection: DriverConnection) -> list[str]:
+    """What of the server can cost executions or let somebody in, a sentence each."""
+    version = connection.get_server_version()
+    outdated = outdated_server(version.major, version.micro)  # to asyncpg 18.6 is 18.0.6
+    return ([] if outdated is None else [outdated]) + [
         f"The server runs with {row['name']}=off: a crash can lose executions that were answered with success"
         for row in await connection.fetch(_LAX_SETTINGS)
     ]
+
+
+def outdated_server(major: int, minor: int) -> str | None:
+    """A sentence about a server with known holes; None for one without."""
+    patched = PATCHED_SERVERS.get(major, 0)
+    if minor >= patched:
+        return None
+    return f"The server is Postgres {major}.{minor}, whose holes any login can use: update it to {major}.{patched}"
 
 
 async def check_schema(connection: DriverConnection) -> None:
