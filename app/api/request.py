@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from app.api.parameters import Parameters
 from app.api.strict_json import read_json
-from app.domain.errors import StepstreamError
+from app.domain.errors import ConnectionLost, StepstreamError
 
 JSON = "application/json"
 
@@ -74,11 +74,17 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         parameters = Parameters.of(self.dependant)
         needs_body = self.body_field is not None and self.body_field.field_info.is_required()
+        reads_only = self.methods in ({"GET"}, {"HEAD"})
 
         async def strict(request: Request) -> Response:
             request = StrictRequest(request.scope, request.receive)
             request.needs_body = needs_body
             request.refusal = parameters.refusal(request.query_params)
-            return await handle(request)
+            try:
+                return await handle(request)
+            except ConnectionLost:
+                if not reads_only:
+                    raise
+                return await handle(request)  # on another connection, and nobody has noticed
 
         return strict

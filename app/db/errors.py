@@ -7,7 +7,7 @@ import asyncpg
 import structlog
 from sqlalchemy import exc
 
-from app.domain.errors import Conflict, NotFound, Problem, Problems, StepstreamError, Unavailable
+from app.domain.errors import Conflict, ConnectionLost, NotFound, Problem, Problems, StepstreamError, Unavailable
 
 _log = structlog.get_logger("database")
 
@@ -16,8 +16,10 @@ STORAGE_FULL = "storage_full"
 _NOT_STORABLE = frozenset({"22P05", "22021", "22P02", "22003", "22000", "54001"})
 # Deadlock, serialization failure, lock or statement timeout, cancelled, idle too long in a transaction.
 _BUSY = frozenset({"40001", "40P01", "55P03", "57014", "25P03", "25P04"})
-# Connection lost, no slot or memory, shutting down or read-only, login refused, database gone, system error.
-_UNAVAILABLE = ("08", "53", "57P", "25006", "28", "3D000", "58")
+# The network or the server ended the connection.
+_LOST = ("08", "57P01", "57P02")
+# No slot or memory, shutting down or read-only, login refused, database gone, system error.
+_UNAVAILABLE = ("53", "57P", "25006", "28", "3D000", "58")
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def domain_error(error: Exception) -> StepstreamError | None:
     if isinstance(error, exc.DBAPIError):
         # SQLAlchemy wraps the driver's error twice, and calls a lost connection so even where the driver does not.
         cause = error.orig.__cause__ if error.orig is not None else None
-        return _of_driver(cause) or (_unavailable() if error.connection_invalidated else None)
+        return _of_driver(cause) or (_lost() if error.connection_invalidated else None)
     return _of_driver(error)
 
 
@@ -60,10 +62,10 @@ def _of_driver(error: BaseException | None) -> StepstreamError | None:
     if isinstance(error, asyncpg.PostgresError):
         return _of_state(error.sqlstate or "", str(error))
     if isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error):
-        return _unavailable()
+        return _lost()
     if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
         # The server has said farewell, and the end of the connection is still on its way.
-        return _unavailable()
+        return _lost()
     return _unavailable() if isinstance(error, OSError) else None
 
 
@@ -83,6 +85,8 @@ def _of_state(state: str, message: str) -> StepstreamError | None:
         return Conflict(message)
     if state in _BUSY:
         return Unavailable("The database is busy. Try again.", code="database_busy")
+    if state.startswith(_LOST):
+        return _lost()
     if state == "53300":
         return Unavailable("The database takes no more connections: raise its max_connections, or run fewer processes.")
     if state == "53100":
@@ -97,3 +101,7 @@ def _not_storable() -> Problems:
 
 def _unavailable() -> Unavailable:
     return Unavailable("The database does not answer. Try again.")
+
+
+def _lost() -> Unavailable:
+    return ConnectionLost("The database does not answer. Try again.")

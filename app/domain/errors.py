@@ -91,6 +91,10 @@ class Throttled(StepstreamError):
         self.retry_after = retry_after
 
 
+class ConnectionLost(Unavailable):
+    """The connection broke while it was used; a new one may be had at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a step or an execution failed, as recorded: code, sentence, and what the retry decision needs.

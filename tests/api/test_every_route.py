@@ -10,6 +10,7 @@ import pytest
 from app.api.openapi import Operation, operations
 from app.api.v1.examples import EXAMPLES
 from app.auth.permissions import ROLE_PERMISSIONS, Role
+from app.domain.errors import ConnectionLost
 from tests.api.control_calls import add_approval
 from tests.api.live import Live
 from tests.api.test_executions import HELLO, save
@@ -188,6 +189,22 @@ async def test_a_bug_of_ours_is_a_problem_with_the_request_id_and_no_detail(live
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.json()["request_id"] == answer.headers["x-request-id"] == "mine-1"
     assert "internal detail" not in answer.text
+
+
+@pytest.mark.parametrize(("method", "answers"), [("GET", [404]), ("POST", [503, 404])])
+async def test_a_connection_that_dies_under_a_reader_is_nobodys_concern(live, client, monkeypatch, method, answers):
+    """What changes something is not made again: nobody knows whether it was done."""
+    use, name = (live.services.executions, "detail") if method == "GET" else (live.services.control, "ask")
+    whole, lost = getattr(use.__class__, name), iter([True])
+
+    async def breaking(*arguments: Any) -> Any:
+        if next(lost, False):
+            raise ConnectionLost("The database does not answer. Try again.")
+        return await whole(*arguments)
+
+    monkeypatch.setattr(use.__class__, name, breaking)
+    path = "/api/v1/executions/exec_1" + ("/cancel" if method == "POST" else "")
+    assert [(await client.request(method, path)).status_code for _ in answers] == answers
 
 
 ALL_OK = {"storage": "ok", "database": "ok", "lease": "ok"}

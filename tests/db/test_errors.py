@@ -1,6 +1,8 @@
 """What the database refuses reaches people in the words of the domain, and bugs stay bugs."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.db.engines import api_engine, connect
 from app.db.errors import domain_error, sqlstate, translated
 from app.db.tables import organizations, workflows
-from app.domain.errors import Conflict, NotFound, Problems, StepstreamError, Unavailable
+from app.domain.errors import Conflict, ConnectionLost, NotFound, Problems, StepstreamError, Unavailable
 from tests.database import Database
 
 DO_RAISE = "DO $$ BEGIN RAISE EXCEPTION 'made for the test' USING ERRCODE = '{}'; END $$"
@@ -108,9 +110,24 @@ async def test_a_connection_that_dies_is_unavailable_and_the_pool_recovers(
         await database.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
         with pytest.raises(Unavailable) as caught, translated():
             await connection.execute(text("SELECT 1"))
+    assert type(caught.value) is ConnectionLost
     assert caught.value.error_code == "database_unavailable"
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+
+
+async def test_a_pooled_connection_that_has_gone_silent_is_replaced_within_moments(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.engines.PING_TIMEOUT", 0.2)
+    async with engine.connect() as connection:
+        silent = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    os.kill(silent, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10), engine.connect() as connection:
+            assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != silent
+    finally:
+        os.kill(silent, signal.SIGCONT)
 
 
 async def test_a_closed_driver_connection_is_unavailable(database: Database) -> None:
