@@ -142,8 +142,9 @@ class Settings(BaseSettings):
         """Values of this deployment that must never appear in an output, an event or an error; raises SettingsError."""
         urls = (self.database_url, self.api_database_url, self.engine_database_url, self.auth_database_url)
         given = [url.get_secret_value() for url in urls if url is not None]
-        logins = [(urlsplit(url).username, unquote(urlsplit(url).password or "")) for url in given]
-        passwords = [password for user, password in logins if password != user]  # that would be a word, not a secret
+        parts = [urlsplit(url) for url in given]
+        words = {word for part in parts for word in (part.username, part.hostname, part.path.strip("/"))}
+        passwords = {unquote(part.password or "") for part in parts} - words  # else names would be cut out of outputs
         keys = [] if self.openai_api_key is None else [self.openai_api_key.get_secret_value()]
         masters = [secret.decode("utf-8", "replace") for secret in {*self.master_secrets, self.db_secret}]
         return (*given, *passwords, *keys, *masters)

@@ -45,9 +45,17 @@ def compile_schema(schema: dict[str, Any] | bool) -> jsonschema_rs.Validator:
 def schema_problems(validator: jsonschema_rs.Validator, value: Any, code: str) -> list[Problem]:
     """The first mismatches of a value with a schema; values are not echoed, pointers are relative to the value."""
     return [
-        Problem(code, str(error.message)[:300], "".join(f"/{escape(token)}" for token in error.instance_path))
+        Problem(code, _words(error)[:300], "".join(f"/{escape(token)}" for token in error.instance_path))
         for error in islice(validator.iter_errors(value), MAX_PROBLEMS)
     ]
+
+
+def _words(error: jsonschema_rs.ValidationError) -> str:
+    """What is wrong; of several forms that a value may have, what keeps it from each."""
+    kind = error.kind
+    if not isinstance(kind, jsonschema_rs.ValidationErrorKind.AnyOf):
+        return str(error.message)
+    return ", and ".join(dict.fromkeys(str(found[0].message) for found in kind.context if found))
 
 
 def _check_references(schema: Any) -> None:

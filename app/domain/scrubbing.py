@@ -9,7 +9,8 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator
-from urllib.parse import quote, quote_plus
+from contextlib import suppress
+from urllib.parse import quote, quote_plus, urlsplit
 
 import orjson
 
@@ -19,7 +20,7 @@ MASK = "[secret]"
 SHORTEST = 6
 """Characters: anything shorter would be cut out of innocent text."""
 
-_LINE = 16
+_PIECE = 16
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?')
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 _UNICODE = re.compile(r"\\u([0-9a-f]{4})")
@@ -39,13 +40,13 @@ class Scrubber:
 
     def learn(self, values: Iterable[str]) -> None:
         """Know these as well; those below SHORTEST are not cut out."""
-        known = self._values | {value for value in values if len(value) >= SHORTEST}
-        if known == self._values:
+        new = {value for value in values if len(value) >= SHORTEST} - self._values
+        if not new:
             return
-        self._values = known
-        found = {form for value in known for form in forms(value)}
-        self._forms = tuple(sorted(found, key=len, reverse=True))
-        self._in_json = tuple(dict.fromkeys(orjson.dumps(form)[1:-1].decode() for form in self._forms))
+        found = {form for value in new for form in forms(value)}
+        self._values |= new
+        self._forms = tuple(sorted(found.union(self._forms), key=len, reverse=True))
+        self._in_json = tuple({*self._in_json, *(orjson.dumps(form)[1:-1].decode() for form in found)})
 
     def text(self, text: str) -> str:
         """The text without the values."""
@@ -85,11 +86,21 @@ def _begun(text: str, form: str) -> int:
 
 
 def forms(value: str) -> frozenset[str]:
-    """A value as it is and in the forms that this module knows; of several lines, also each long one."""
-    lines = (line for line in value.splitlines() if len(line) >= _LINE and not line.startswith("-----"))
-    return frozenset(
-        form for text in {value, *lines} for form in _forms(text) if len(form) >= min(SHORTEST, len(value))
-    )
+    """A value, and what of it is told by itself, as it is and in the forms that this module knows."""
+    shortest = min(SHORTEST, len(value))
+    return frozenset(form for piece in _pieces(value) for form in _forms(piece) if len(form) >= shortest)
+
+
+def _pieces(value: str) -> set[str]:
+    """The value; each of its long lines; of a URL also the path and the query; what it is the base64 of."""
+    told = [line for line in value.splitlines() if not line.startswith("-----")]
+    with suppress(ValueError):
+        told += urlsplit(value)[2:4]
+    long = [piece for piece in told if len(piece) >= _PIECE]
+    with suppress(ValueError):
+        decoded = base64.b64decode(value, validate=True).decode()
+        long += [piece for piece in (decoded, decoded.partition(":")[2]) if piece.isprintable()]
+    return {value, *(piece for piece in long if len(piece) >= SHORTEST)}
 
 
 def _forms(value: str) -> Iterator[str]:

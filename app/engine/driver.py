@@ -105,7 +105,7 @@ class Driver:
         self._snapshot: Snapshot = restore(workflow, claim)
         self._fence = Fence(claim.id, claim.org_id, claim.owner, claim.epoch)
         self._recorded = Position(claim.write_no, claim.next_seq, claim.progress)
-        self._attempts = RunningAttempts(self._report, ports.cancel_grace)
+        self._attempts = RunningAttempts(self._report, self._rules.message, ports.cancel_grace)
         self._outcomes: deque[tuple[str, Outcome, datetime]] = deque()
         self._said: list[tuple[str, str, EventData]] = []
         self._unsaid: Counter[str] = Counter()

@@ -26,11 +26,13 @@ class _Running:
 class RunningAttempts:
     """Attempts by the path of their step or item; each is reported once, however it ends.
 
-    `grace` is how many seconds an attempt may take to end after it was told to.
+    `told` makes of an error's words what may be kept. `grace` is how many seconds an attempt may take to end after it
+    was told to.
     """
 
-    def __init__(self, report: Callable[[str, Outcome], None], grace: float) -> None:
+    def __init__(self, report: Callable[[str, Outcome], None], told: Callable[[str], str], grace: float) -> None:
         self._report = report
+        self._told = told
         self._grace = grace
         self._running: dict[str, _Running] = {}
         self._uncut: set[asyncio.Task[str]] = set()
@@ -87,7 +89,7 @@ class RunningAttempts:
             error: BaseException | None = asyncio.CancelledError("the step cancelled itself")
         else:
             error = task.exception()
-        self._report(path, task.result() if error is None else Failed(failure_of(error)))
+        self._report(path, task.result() if error is None else Failed(failure_of(error, self._told)))
 
     def _overrun(self, path: str, task: "asyncio.Task[Outcome]", step: CompiledStep) -> None:
         self._force(path, task, timed_out(step))

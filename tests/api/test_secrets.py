@@ -20,7 +20,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str, str]] = [
     ({"name": ""}, "/name", "invalid_value"),
     ({"name": "1st"}, "/name", "invalid_value"),
     ({"name": "a/b"}, "/name", "invalid_value"),
-    ({"name": "a\n"}, "/name", "invalid_value"),
+    ({"name": "a\n"}, "/name", "invalid_character"),
     ({"name": "x" * 65}, "/name", "invalid_value"),
     ({"value": "short"}, "/value", "invalid_value"),
     ({"value": 123456}, "/value", "invalid_value"),

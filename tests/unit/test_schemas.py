@@ -91,6 +91,12 @@ def test_mismatches_say_where_and_echo_no_value() -> None:
     assert not any("hunter2" in problem.detail for problem in found)
 
 
+def test_of_several_forms_each_says_what_keeps_the_value_from_it() -> None:
+    validator = compile_schema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "string"}]})
+    (found,) = schema_problems(validator, 5, "code")
+    assert found.detail == 'the value is not of type "string", and the value is not of type "object"'
+
+
 def test_no_more_mismatches_are_looked_for_than_are_told() -> None:
     validator = compile_schema({"items": {"type": "integer"}})
     assert len(schema_problems(validator, ["x"] * 10_000, "code")) == MAX_PROBLEMS

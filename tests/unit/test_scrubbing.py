@@ -67,6 +67,21 @@ def test_each_long_line_of_a_value_is_cut_out_by_itself():
     assert said == f"the line {MASK} is wrong; it is behind -----BEGIN KEY-----"
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("https://hooks.example.com/services/T00/B00/xxxx?k=1", "https://hooks.example.com/services/T00/B00/xxxx"),
+        ("https://example.com/a?token=0123456789abcdef", "token=0123456789abcdef is wrong"),
+        (base64.b64encode(b"ann:correct horse").decode(), "ann:correct horse"),
+        (base64.b64encode(b"ann:correct horse").decode(), "the password 'correct horse' is wrong"),
+    ],
+)
+def test_what_a_value_is_made_of_is_cut_out_by_itself(value, told):
+    said = Scrubber([value]).text(told)
+    assert MASK in said
+    assert not any(word in said for word in ("T00", "0123456789", "horse"))
+
+
 def test_scrubbed_json_stays_json_also_where_the_value_is_a_number_or_a_key():
     scrubber = Scrubber(["12345678", "abcdefgh", '","x":"'])
     text = encode({"pin": 12345678, "in": 1.12345678, "n": 7, "abcdefgh": 1, "abcdefgh2": '","x":"', "z": "12345678!"})
