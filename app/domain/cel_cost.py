@@ -6,7 +6,8 @@ tree: how long each can get at most, given what the names hold now. A loop is bo
 grows at least in proportion to what goes in, so all elements of a list together cost no more than each of them empty,
 plus one that is as large as the whole list.
 
-`map` and `filter` have a limit of their own: each round copies the list gathered so far.
+`map` and `filter` cost the square of their rounds, and have a limit of their own: each round copies the list gathered
+so far, and none of the copies is freed before the end.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import orjson
 
 from app.domain.cel_tree import Build, Call, Constant, Loop, Name, Node, Select, loop_depth, resolve
 from app.domain.jsontext import JSON
+from app.domain.regex_cost import STATES_PER_CHARACTER, match_work, states_of
 
 MAX_WORK = 1 << 26
 """Bytes, roughly, that one evaluation may copy or look at."""
@@ -26,6 +28,7 @@ MAX_GATHERED = 3_000
 _NUMBER = 32
 _ELEMENT = 8
 _PIECE = 32
+_COPY = 6
 _PRECISION = 500
 
 _INSTANT = frozenset({"_-_", "_*_", "_/_", "_%_", "-_", "!_", "_&&_", "_||_", "@not_strictly_false", "hasValue"})
@@ -80,14 +83,21 @@ class _Bounds:
                 size = sum(part.size for part in parts) + count
                 return Bound(size, count, max(count, longest), sum(part.work for part in parts) + count)
             case Call():
-                bound = _called(node, [self.of(argument, scope) for argument in node.arguments])
-                return bound if node.function != "split" else self._split(node, bound)
+                parts = [self.of(argument, scope) for argument in node.arguments]
+                match node.function:
+                    case "split":
+                        return self._split(node, _called(node, parts))
+                    case "matches":
+                        return self._matched(node.arguments[1], *parts)
+                    case _:
+                        return _called(node, parts)
             case Loop():
                 return self._looped(node, scope)
 
     def _looped(self, loop: Loop, scope: Mapping[str, Bound]) -> Bound:
         over, start = self.of(loop.over, scope), self.of(loop.start, scope)
-        if loop.start == Build(()) and min(over.items, over.longest) > MAX_GATHERED:
+        gathered_one_by_one = min(over.items, over.longest) if loop.start == Build(()) else 0
+        if gathered_one_by_one > MAX_GATHERED:
             raise TooMuch(f"its `map` or `filter` could go over more than {MAX_GATHERED:,} elements")
         least = self._round(loop, scope, _EMPTY)
         most = self._round(loop, scope, Bound(over.size, over.size, over.longest))
@@ -95,7 +105,8 @@ class _Bounds:
         longest = max(start.longest, items if most.longest else 0, most.longest)
         gathered = Bound(start.size + size, start.items + items, longest)
         result = self.of(loop.result, {**scope, loop.gathered: gathered})
-        return result._replace(work=over.work + start.work + work + result.work)
+        work += over.work + start.work + _COPY * gathered_one_by_one**2
+        return result._replace(work=work + result.work)
 
     def _round(self, loop: Loop, scope: Mapping[str, Bound], element: Bound) -> Bound:
         """One round with such an element, and nothing gathered yet."""
@@ -113,6 +124,14 @@ class _Bounds:
                 return Bound(len(orjson.dumps(value)), len(value), _longest(value) if self.nested else len(value))
             case _:
                 return Bound(_NUMBER, 1, 1)
+
+    def _matched(self, node: Node, text: Bound, pattern: Bound) -> Bound:
+        match resolve(node, self.values), node:
+            case ((_, str() as known), _) | (_, Constant(str() as known)):
+                states = states_of(known)
+            case _:
+                states = STATES_PER_CHARACTER * pattern.size
+        return Bound(_NUMBER, 1, 1, text.work + pattern.work + match_work(states, text.size))
 
     def _split(self, call: Call, bound: Bound) -> Bound:
         """With text and separator known, the pieces can be counted."""
@@ -147,9 +166,6 @@ def _called(call: Call, parts: list[Bound]) -> Bound:
         case "_+_", _:
             copied = size + (_ELEMENT * items if call.joins_lists else 0)
             return Bound(size + _NUMBER, items, max(items, longest), before + copied)
-        case "matches", [text, pattern]:
-            looked = text.size * (1 + pattern.size // 8) + _PIECE * pattern.size
-            return Bound(_NUMBER, 1, 1, before + looked)
         case "replace", [text, _, new, *_]:
             return _text(text.size + (text.size + 1) * new.size, before)
         case "join", [pieces, *separator]:

@@ -22,11 +22,14 @@ from app.domain.cel_tree import Call, Constant, Node, free_names, loop_depth, no
 from app.domain.cel_words import compile_words, runtime_words
 from app.domain.errors import StepError, clean_text
 from app.domain.jsontext import JSON, encode
+from app.domain.regex_cost import states_of
 
 MAX_EXPRESSION = 2_000
 MAX_VALUE = 1 << 24
 """Characters, roughly, of the JSON that the expressions of one value may come to."""
 MAX_LOOP_DEPTH = 6
+MAX_EXPRESSIONS = 5_000
+"""In one workflow."""
 
 EXECUTION_FIELDS = ("id", "workflow_id", "workflow_version", "org_id", "user_id", "created_at")
 STEP_FIELDS = ("output", "status", "error")
@@ -39,6 +42,9 @@ LOCAL_NAMES = {
 
 Lookup: TypeAlias = Callable[[str], JSON]
 """Gives the value of a name such as `input` or `steps.qualify.output`."""
+
+MAX_CHECKED_STATES = 200
+"""A pattern larger than this is tried at the run only."""
 
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _EXTENSIONS = (ext_strings.ExtStrings, ext_math.ExtMath, ext_encoders.ExtEncoders, ext_optional.ExtOptional)
@@ -61,6 +67,7 @@ class Environment:
 
     def __init__(self, step_ids: Iterable[str]) -> None:
         self._steps = frozenset(step_ids)
+        self._compiled = 0
         names = ["input", *LOCAL_NAMES, *(f"execution.{field}" for field in EXECUTION_FIELDS)]
         names += [f"steps.{step}.{field}" for step in self._steps for field in STEP_FIELDS]
         self._names = frozenset(names)
@@ -74,6 +81,10 @@ class Environment:
 
         Raises ExpressionError.
         """
+        self._compiled += 1
+        if self._compiled > MAX_EXPRESSIONS:
+            detail = f"A workflow has at most {MAX_EXPRESSIONS:,} expressions"
+            raise ExpressionError("too_many_expressions", detail)
         source = source.strip()
         if len(source) > MAX_EXPRESSION:
             raise ExpressionError("expression_too_long", f"An expression has at most {MAX_EXPRESSION} characters")
@@ -219,7 +230,7 @@ def _step_of(name: str) -> str | None:
 def _refused_pattern(node: Node) -> str | None:
     """Why the pattern of a `matches` could never match, if it is known by now."""
     match node:
-        case Call("matches", (_, Constant(str() as pattern))):
+        case Call("matches", (_, Constant(str() as pattern))) if states_of(pattern) <= MAX_CHECKED_STATES:
             result = _MATCHES.eval(data={"pattern": pattern})
             return str(result.value()).rpartition(": ")[2][:200] if result.type().name() == "ERROR" else None
         case _:

@@ -71,6 +71,9 @@ class _Check:
             encode(document)
         except NotJson as error:
             return Checked(None, [Problem("validation_error", f"A workflow is JSON: {error}")])
+        raw = document.get("steps")
+        if isinstance(raw, list) and len(raw) > MAX_STEPS:
+            return Checked(None, [Problem("graph_too_large", f"A workflow has at most {MAX_STEPS} steps", "/steps")])
         definition = self._shape(document)
         steps = self._parsed_steps(document)
         parents = self._edges(steps, _all_ids(document))
@@ -128,7 +131,7 @@ class _Check:
         parsed: dict[int, StepDefinition] = {}
         seen: set[str] = set()
         raw = document.get("steps")
-        for index, item in enumerate(raw[:MAX_STEPS] if isinstance(raw, list) else []):
+        for index, item in enumerate(raw if isinstance(raw, list) else []):
             try:
                 step = StepDefinition.model_validate(item)
             except ValidationError:
@@ -147,7 +150,7 @@ class _Check:
         for index, step in steps.items():
             parents[step.id] = []
             seen: set[str] = set()
-            for position, need in enumerate(step.needs):
+            for position, need in enumerate(step.needs[:MAX_PARENTS]):
                 problem = self._need_problem(step, need, seen, by_id, known)
                 seen.add(need)
                 if problem is not None:
@@ -263,7 +266,7 @@ class _Check:
 def _all_ids(document: Mapping[str, Any]) -> frozenset[str]:
     """Every id written in the document, so that a step broken elsewhere does not make its references look wrong."""
     raw = document.get("steps")
-    items = raw[:MAX_STEPS] if isinstance(raw, list) else []
+    items = raw if isinstance(raw, list) else []
     ids = (item.get("id") for item in items if isinstance(item, dict))
     return frozenset(name for name in ids if isinstance(name, str) and name.isidentifier() and name.isascii())
 
@@ -272,7 +275,7 @@ def _shape_problem(location: tuple[int | str, ...], kind: str, message: str) -> 
     pointer = "".join(f"/{escape(token)}" for token in location)
     code = _SHAPE_CODES.get(kind, "invalid_value")
     if location == ("steps",):
-        code = {"too_short": "graph_empty", "too_long": "graph_too_large"}.get(kind, code)
+        code = {"too_short": "graph_empty"}.get(kind, code)
     elif kind == "string_pattern_mismatch" and location[-1] == "id":
         code = "invalid_step_id"
     return Problem(code, message.removeprefix("Value error, "), pointer)

@@ -143,3 +143,18 @@ async def test_it_fails_its_step_in_these_words(world: World, case: Case) -> Non
     ended = (await ask(world, start)).json()
     assert ended["status"] == "FAILED", ended
     assert ended["error_code"] == case["fails"] or case["fails"] == "any", ended
+
+
+async def test_text_that_only_looks_bad_comes_back_as_it_was(world: World) -> None:
+    """What is inside a payload is the user's: NUL characters, brackets in text, odd keys, the largest numbers."""
+    payload = {
+        "\u0000": "a\u0000b",
+        "__proto__": {"": [None]},
+        "text": '[{"' * 50,
+        "most": 2**63 - 1,
+        "least": -(2**63),
+    }
+    body = {"workflow_id": world.names["workflow"], "input": payload}
+    start = {"send": "POST /api/v1/executions", "json": body, "headers": ["Prefer: wait=20"], "it": None}
+    ended = await ask(world, start)
+    assert (ended.status, ended.json()["status"], ended.json()["input_data"]) == (200, "COMPLETED", payload)

@@ -140,7 +140,7 @@ def graphs() -> dict[str, Any]:
     }
 
 
-def expressions() -> dict[str, str]:
+def expressions() -> dict[str, Any]:
     def inside(source: str) -> str:
         return "${{ " + source + " }}"
 
@@ -148,6 +148,10 @@ def expressions() -> dict[str, str]:
     for depth in range(8):
         loops = f"[1].map(x{depth}, {loops})"
     return {
+        "expressions_5001": ["${{ 1 }}"] * 5_001,
+        "text_of_expressions_5001": "${{ 1 }}" * 5_001,
+        "labels_33": {f"k{number}": "v" for number in range(33)},
+        "labels_50000": {f"k {number}": "v" for number in range(50_000)},
         "expression_100k": inside("1 + " * 25_000 + "1"),
         "parentheses_900": inside("(" * 900 + "1" + ")" * 900),
         "lists_900": inside("[" * 900 + "]" * 900),

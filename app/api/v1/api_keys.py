@@ -48,7 +48,8 @@ async def create_api_key(
 ) -> Response:
     """The answer's `key` is shown this once: only its hash is kept. 403 for a scope that you lack yourself."""
     expires_at = body.expires_at if body.ttl is None else clock.now() + timedelta(seconds=body.ttl)
-    created = await services.api_keys.create(caller, body.name, body.scopes, expires_at)
+    scopes = None if body.scopes is None else frozenset(body.scopes)
+    created = await services.api_keys.create(caller, body.name, scopes, expires_at)
     headers = {"Location": f"/api/v1/api-keys/{created.row['id']}"} | NO_STORE
     return Json(created_view(created), 201, headers=headers)
 

@@ -25,7 +25,7 @@ class CreateApiKey(BaseModel):
     )
 
     name: KeyName = Field(examples=["CI"])
-    scopes: Annotated[frozenset[Permission], Field(min_length=1)] | None = Field(
+    scopes: Annotated[list[Permission], Field(min_length=1, max_length=len(Permission))] | None = Field(
         default=None, description="Permissions, none of which the creator lacks."
     )
     expires_at: Moment | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, model_validator
 
-from app.api.v1.schemas.executions import Breakpoints, LabelKey, LabelValue
+from app.api.v1.schemas.executions import Breakpoints, Labels
 from app.api.v1.schemas.moments import Moment
 from app.domain.definition import Budget
 from app.domain.mail import MAX_REASON
@@ -81,7 +81,7 @@ class BulkFilter(BaseModel):
     workflow_id: Id | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+    labels: Labels = Field(default_factory=dict)
     fingerprint: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     ids: list[Id] | None = Field(default=None, max_length=1_000)
     retry_of: Id | None = None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
 
 from app.api.responses import stored
 from app.api.v1.schemas.execution_steps import Step, step_views
@@ -20,9 +20,23 @@ from app.services.executions import ExecutionDetail
 
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Refuses larger objects before it looks at what is in them: each problem of a million costs time and memory."""
+
+    def counted(value: object) -> object:
+        if isinstance(value, dict) and len(value) > count:
+            raise ValueError(f"at most {count} members")
+        return value
+
+    return BeforeValidator(counted)
+
+
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), at_most(32)]
 StepName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 Breakpoints = Annotated[list[StepName], Field(max_length=500)]
-Pins = Annotated[dict[StepName, Any], Field(max_length=500)]
+Pins = Annotated[dict[StepName, Any], Field(max_length=500), at_most(500)]
 
 
 class StartOptions(BaseModel):
@@ -31,7 +45,7 @@ class StartOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     input: Any = Field(default=None, description="Any JSON; checked against the workflow's `input` schema.")
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+    labels: Labels = Field(default_factory=dict)
     priority: StrictInt = Field(default=0, ge=-100, le=100, description="Higher is claimed first.")
     start_at: Moment | None = Field(
         default=None, description="Not before this time, at most 366 days ahead.", examples=["2030-01-01T06:00:00Z"]
