@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import Depends
+from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection, Request
 
 from app.api.request import demand_readable
@@ -21,7 +22,6 @@ def services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services)]
 
 _CREDENTIALS = frozenset({"token", "access_token", "api_key", "ticket"})
-"""What clients put into a URL, where it would be logged."""
 
 
 class Require:
@@ -51,8 +51,7 @@ class Public:
 
 async def authenticate(connection: HTTPConnection, services: Services) -> Caller:
     """The caller behind a request or a WebSocket handshake; raises Unauthenticated."""
-    if _CREDENTIALS & set(connection.query_params):
-        raise StepstreamError("Send the credential in the Authorization header", code="token_in_query")
+    refuse_credentials_in(connection.query_params)
     headers = connection.headers.getlist("authorization")
     if len(headers) > 1:
         raise StepstreamError("There are two Authorization headers", code="ambiguous_credentials")
@@ -77,6 +76,12 @@ def count(request: Request, caller: Caller, services: Services) -> None:
     state = request.scope["state"]
     state["standing"] = services.rates.count(caller.principal)
     state["place"].claim(caller.org_id)
+
+
+def refuse_credentials_in(query: QueryParams) -> None:
+    """Raise `token_in_query` for a credential in a URL: others read it there, in logs and histories."""
+    if _CREDENTIALS & set(query):
+        raise StepstreamError("Send the credential in the Authorization header", code="token_in_query")
 
 
 async def demand(caller: Caller, permission: Permission, services: Services) -> None:

@@ -1,20 +1,23 @@
 """One WebSocket: sends events with a time limit, listens for the client, re-checks the credential, closes in words.
 
-Close codes: 1000 behind the terminal event, 1012 server stops, 4400 unknown message, 4401 credential ended, 4408 reader
-too slow. The reason of 1012, 4401 and 4408 ends with the seq to resume from.
+Close codes: 1000 behind the terminal event, 1003 binary message, 1007 text that is no UTF-8, 1009 message over 4 KiB,
+1012 server stops, 4400 unknown message, 4401 credential ended, 4408 reader too slow, 4429 too many messages. The reason
+of 1012, 4401 and 4408 ends with the seq to resume from.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 import structlog
+from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from app.api.strict_json import read_json
+from app.api.v1.schemas.control import ControlRequest
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.domain.changes import Event
 from app.domain.errors import StepstreamError, Unauthenticated
-from app.domain.jsontext import NotJson, decode
 from app.domain.mail import MailKind
 from app.services import Services
 from app.streaming.pace import paced
@@ -103,23 +106,29 @@ class StreamSession:
             self._received += 1
             if self._received > MAX_MESSAGES_PER_RECHECK:
                 raise CloseSocket(4429, "too many messages")
-            await self._handle(message.get("text"))
+            text = message.get("text")
+            if text is None:
+                raise CloseSocket(1003, "send text")
+            await self._handle(text)
 
-    async def _handle(self, text: str | None) -> None:
+    async def _handle(self, text: str) -> None:
         try:
-            message = decode(text) if text is not None else None
-        except NotJson:
+            message = read_json(text.encode())
+        except StepstreamError:
             message = None
         match message:
-            case {"op": "ping"}:
+            case {"op": "ping", **rest} if not rest:
                 await self._send('{"op":"pong"}')
             case {"op": "cancel", **rest} if self._caller.principal.allows(Permission.EXECUTIONS_CONTROL):
-                reason = rest.get("reason")
-                await self._cancel(reason if isinstance(reason, str) else None)
+                await self._cancel(rest)
             case _:
                 raise CloseSocket(4400, 'send {"op":"ping"} or {"op":"cancel"}')
 
-    async def _cancel(self, reason: str | None) -> None:
+    async def _cancel(self, details: object) -> None:
+        try:
+            reason = ControlRequest.model_validate(details).reason
+        except ValidationError:
+            raise CloseSocket(4400, 'send {"op":"cancel"}, or a `reason` with it') from None
         try:
             await self._services.control.ask(self._caller, self._execution_id, MailKind.CANCEL, reason)
         except StepstreamError as error:

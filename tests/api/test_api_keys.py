@@ -19,7 +19,7 @@ IMPOSSIBLE: list[tuple[dict[str, object], str, str]] = [
     ({"name": ""}, "/name", "invalid_value"),
     ({"name": " "}, "/name", "invalid_value"),
     ({"name": "x" * 101}, "/name", "invalid_value"),
-    ({"name": "a\u0000b"}, "/name", "invalid_value"),
+    ({"name": "a\u0000b"}, "/name", "invalid_character"),
     ({"name": "CI", "scopes": []}, "/scopes", "invalid_value"),
     ({"name": "CI", "scopes": ["root"]}, "/scopes/0", "invalid_value"),
     ({"name": "CI", "scopes": "executions.read"}, "/scopes", "invalid_value"),

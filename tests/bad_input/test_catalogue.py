@@ -2,20 +2,21 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets
 import yaml
+from websockets.exceptions import ConnectionClosed
 
 from app.api.problems import REGISTRY
 from app.db.tables import metadata
-from tests.api.live import live_server
-from tests.bad_input.canaries import canaries
 from tests.bad_input.wire import Answer, send
-from tests.bad_input.world import World, make_world
-from tests.database import Database, Server
+from tests.bad_input.world import World
+from tests.database import Database
 
 Case = dict[str, Any]
 
@@ -32,22 +33,19 @@ def cases(*sections: str) -> Iterator[Any]:
             for target in targets if isinstance(targets, list) else [targets]:
                 for number, value in enumerate(case.get("each", [None])):
                     name = f"{case['id']} {number}" if "each" in case else case["id"]
-                    yield pytest.param(case | {"send": target, "it": value}, id=f"{name} {target[:60]}")
+                    parameter = case | {"send": target, "it": value, "socket": section == "sockets"}
+                    yield pytest.param(parameter, id=f"{name} {target[:60]}")
 
 
-REFUSED = list(cases(*(section for section in CATALOGUE if section != "runs")))
+REFUSED = list(cases(*(section for section in CATALOGUE if section not in {"runs", "messages"})))
 RUNS = list(cases("runs"))
-
-
-@pytest.fixture(scope="module")
-async def world(server: Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """A server of its own, which could reach the canaries but for its address rule."""
-    async with canaries() as birds, server.database(template) as database:
-        ports = [80, 443, birds.port, birds.port6]
-        settings = {"egress_allow_cidrs": [], "egress_ports": ports}
-        async with live_server(database, tmp_path_factory.mktemp("bad"), **settings) as live:
-            yield await make_world(live, birds)
-        assert birds.calls == []
+MESSAGES = list(cases("messages"))
+HANDSHAKE = [
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+]
 
 
 def filled(value: Any, names: dict[str, Any]) -> Any:
@@ -76,7 +74,11 @@ def body_of(case: Case, names: dict[str, Any]) -> bytes | None:
         return json.dumps(filled(case.get("definition", case.get("json")), names)).encode()
     if "body" not in case:
         return None
-    parts = case["body"] if isinstance(case["body"], list) else [case["body"]]
+    return joined(case["body"] if isinstance(case["body"], list) else [case["body"]], names)
+
+
+def joined(parts: list[Any], names: dict[str, Any]) -> bytes:
+    """Texts, and pairs of a text and how often it is repeated."""
     return b"".join(
         part[0].encode() * part[1] if isinstance(part, list) else str(filled(part, names)).encode() for part in parts
     )
@@ -86,6 +88,7 @@ async def ask(world: World, case: Case) -> Answer:
     names = {**world.names, "it": case["it"]}
     body = body_of(case, names)
     headers = [str(filled(line, names)) for line in case.get("headers", [])]
+    headers += HANDSHAKE if case.get("socket") else ["Connection: close"]
     credential = world.credentials[str(filled(case.get("as", "owner"), names))]
     if credential is not None:
         headers.append(f"Authorization: Bearer {credential}")
@@ -143,6 +146,32 @@ async def test_it_fails_its_step_in_these_words(world: World, case: Case) -> Non
     ended = (await ask(world, start)).json()
     assert ended["status"] == "FAILED", ended
     assert ended["error_code"] == case["fails"] or case["fails"] == "any", ended
+
+
+@pytest.mark.parametrize("case", MESSAGES)
+async def test_it_closes_the_socket_with_this_code(world: World, case: Case) -> None:
+    names = {**world.names, "it": case["it"]}
+    url = f"{world.live.url.replace('http', 'ws')}/api/v1/executions/{names['waiting']}/stream"
+    headers = {"Authorization": f"Bearer {world.credentials[case.get('as', 'owner')]}"}
+    before = await state_of(world.live.database, CHANGES_BY_ITSELF)
+    async with websockets.connect(url, additional_headers=headers) as socket:
+        assert socket.response is not None
+        assert "sec-websocket-extensions" not in socket.response.headers, "no compression, so no bombs of it"
+        with suppress(ConnectionClosed):
+            if "raw" in case:
+                socket.transport.write(bytes.fromhex(case["raw"]))
+            elif "binary" in case:
+                await socket.send(case["binary"].encode())
+            elif "pieces" in case:
+                await socket.send(piece[0] * piece[1] for piece in case["pieces"])
+            else:
+                for _ in range(case.get("times", 1)):
+                    await socket.send(joined(case["text"], names).decode())
+        with suppress(ConnectionClosed):
+            async for _ in socket:
+                pass
+    assert (socket.close_code, len(socket.close_reason or "") > 0) == (case["closes"], True)
+    assert await state_of(world.live.database, CHANGES_BY_ITSELF) == before
 
 
 async def test_text_that_only_looks_bad_comes_back_as_it_was(world: World) -> None:

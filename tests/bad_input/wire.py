@@ -24,7 +24,7 @@ async def send(url: str, target: str, headers: list[str], body: bytes) -> Answer
     """One request on a connection of its own, and its answer."""
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    lines = [f"{target} HTTP/1.1", f"Host: {place.netloc}", "Connection: close", *headers, "", ""]
+    lines = [f"{target} HTTP/1.1", f"Host: {place.netloc}", *headers, "", ""]
     try:
         writer.write("\r\n".join(lines).encode() + body)
         answer = await asyncio.wait_for(reader.read(), 30)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jose import jwk
 
 from app import clock
-from app.auth.opaque import new_api_key, new_refresh_token
+from app.auth.opaque import new_api_key, new_refresh_token, ticket_hash
 from app.auth.permissions import Role
 from app.auth.secret import derive
 from app.auth.tokens import AccessTokens
@@ -47,7 +47,10 @@ async def make_world(live: Live, canaries: Canaries) -> World:
     names |= await things(live, ours, owner) | {
         f"foreign_{name}": value for name, value in (await things(live, theirs, await theirs.member())).items()
     }
-    names |= {"other_org": theirs.id, "token": owner.token}
+    names |= {"other_org": theirs.id, "token": owner.token, "url": live.url}
+    names |= await tickets(live, owner, names["waiting"])
+    foreign = await tickets(live, await theirs.member(), names["foreign_waiting"])
+    names["foreign_ticket"] = foreign["ticket_0"]
     keys = await api_keys(live, ours, owner)
     refresh = await refresh_tokens(live, ours)
     names |= {"api_key": keys["api_key"], **refresh}
@@ -172,7 +175,7 @@ async def api_keys(live: Live, organization: Organization, owner: Member) -> dic
             return found
 
         good, expired, revoked = [await make() for _ in range(3)]
-        reader = await make(scopes=["executions.read"])
+        reader, starter = await make(scopes=["executions.read"]), await make(scopes=["executions.execute"])
         await client.delete(f"/api/v1/api-keys/{revoked['id']}")
     await live.database.execute("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE id = $1", expired["id"])
     leaver = await organization.member(Role.MEMBER)
@@ -183,6 +186,7 @@ async def api_keys(live: Live, organization: Organization, owner: Member) -> dic
     return {
         "api_key": key,
         "reader_key": reader["key"],
+        "starter_key": starter["key"],
         "key_expired": expired["key"],
         "key_revoked": revoked["key"],
         "key_of_removed_member": left["key"],
@@ -194,6 +198,27 @@ async def api_keys(live: Live, organization: Organization, owner: Member) -> dic
         "key_twice": f"{key} {key}",
         "key_with_nul": f"{key}%00",
     }
+
+
+async def tickets(live: Live, owner: Member, execution_id: str) -> dict[str, str]:
+    async with owner.http() as client:
+
+        async def make(wanted: str | None = execution_id, **headers: str) -> str:
+            answer = await client.post("/api/v1/stream-tickets", json={"execution_id": wanted}, headers=headers)
+            return str(answer.json()["ticket"])
+
+        good = {f"ticket_{number}": await make() for number in range(3)}
+        used, expired = await make(), await make()
+        of_site, of_organization = await make(Origin="https://ui.example"), await make(None)
+    execute = live.database.execute
+    await execute("DELETE FROM stream_tickets WHERE secret_hash = $1", ticket_hash(used))
+    late = "UPDATE stream_tickets SET expires_at = now() - interval '1 s' WHERE secret_hash = $1"
+    await execute(late, ticket_hash(expired))
+    # Tickets live for half a minute; these are for tests that come later.
+    await execute("UPDATE stream_tickets SET expires_at = now() + interval '1 hour' WHERE expires_at > now()")
+    return good | {
+        "used_ticket": used, "expired_ticket": expired, "sites_ticket": of_site, "org_ticket": of_organization,
+    }  # fmt: skip
 
 
 async def refresh_tokens(live: Live, organization: Organization) -> dict[str, str]:

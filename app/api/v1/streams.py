@@ -11,8 +11,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from app.api.deps import Require, ServicesDep, authenticate, demand
+from app.api.deps import Require, ServicesDep, authenticate, demand, refuse_credentials_in
 from app.api.errors import domain_problem
+from app.api.parameters import Parameters
 from app.api.responses import NO_STORE, Json
 from app.api.routing import problems, router
 from app.api.stream_session import SUBPROTOCOL, StreamSession
@@ -34,6 +35,7 @@ RETRY_MILLISECONDS = 2_000
 EVENT_STREAM = "text/event-stream"
 PLAIN = "text/plain"
 TICKET_PREFIX = "ticket."
+_PARAMETERS = Parameters(single=frozenset({"after"}), repeatable=frozenset(), prefixes=())
 
 CanRead = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_READ))]
 
@@ -185,8 +187,8 @@ async def _serve(websocket: WebSocket, execution_id: str) -> None:
     offered = [part.strip() for part in websocket.headers.get("sec-websocket-protocol", "").split(",")]
     with ExitStack() as held:
         try:
-            after = _after(websocket)
             caller = await _admit(websocket, services, execution_id, offered)
+            after = _after(websocket)
             status = await services.streams.check(caller.org_id, execution_id, after)
             held.enter_context(services.streams.place(caller))
         except StepstreamError as error:
@@ -201,14 +203,17 @@ async def _serve(websocket: WebSocket, execution_id: str) -> None:
 async def _admit(websocket: WebSocket, services: Services, execution_id: str, offered: list[str]) -> Caller:
     """Who connects: by Authorization header, or by a single-use ticket offered as a subprotocol."""
     origin = websocket.headers.get("origin")
-    ticket = next((word.removeprefix(TICKET_PREFIX) for word in offered if word.startswith(TICKET_PREFIX)), None)
+    tickets = [word.removeprefix(TICKET_PREFIX) for word in offered if word.startswith(TICKET_PREFIX)]
     if origin is not None and not _origin_allowed(websocket, origin):
         raise Forbidden(f"Pages of {origin[:200]} may not connect", code="origin_not_allowed")
-    if ticket is None:
+    if not tickets:
         caller = await authenticate(websocket, services)
     else:
+        refuse_credentials_in(websocket.query_params)
+        if len(tickets) + len(websocket.headers.getlist("authorization")) > 1:
+            raise StepstreamError("Send one ticket, or one Authorization header", code="ambiguous_credentials")
         state = websocket.scope["state"]
-        principal = await services.tickets.redeem(ticket, execution_id, origin)
+        principal = await services.tickets.redeem(tickets[0], execution_id, origin)
         caller = Caller(principal, state["ip_address"], state["user_agent"], state["request_id"])
     await demand(caller, Permission.EXECUTIONS_READ, services)
     return caller
@@ -220,6 +225,8 @@ def _origin_allowed(connection: HTTPConnection, origin: str) -> bool:
 
 
 def _after(websocket: WebSocket) -> int:
+    if (refusal := _PARAMETERS.refusal(websocket.query_params)) is not None:
+        raise refusal
     text = websocket.query_params.get("after", "0")
     if not text.isdecimal() or not text.isascii() or len(text) > 9:
         detail = "after is the seq of an event, 0 for all"
