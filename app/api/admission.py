@@ -1,8 +1,8 @@
 """Admission: how much a process takes on at once. What is one too many is told so before anything is asked for it.
 
 A request holds a place from the moment it has arrived whole until it is answered, so that slow clients hold none. Who
-only waits, for the end of a run or for events, gives the place back. Once half of the places are taken, one
-organisation gets no more than half of them.
+only waits, for the end of a run or for events, gives the place back. One organisation gets three quarters of the
+places, so that there are some for others.
 """
 
 from collections import Counter
@@ -24,6 +24,7 @@ class Admission:
 
     def __init__(self, places: int, waiting: int, max_bytes: int) -> None:
         self._places = places
+        self._share = max(1, places * 3 // 4)
         self._max_waiting = waiting
         self._max_bytes = max_bytes
         self._taken = 0
@@ -41,8 +42,7 @@ class Admission:
 
     def claim(self, org_id: str) -> None:
         """Count one of the places as an organisation's; raises Unavailable (`overloaded`) if it has its share."""
-        half = self._places // 2
-        if self._taken > half and self._of_org[org_id] >= half:
+        if self._of_org[org_id] >= self._share:
             raise overloaded("Your organisation has its share of the requests that are served at once")
         self._of_org[org_id] += 1
 

@@ -4,12 +4,14 @@ Answers are kept for at most 5 seconds, counted from before the database was ask
 refused at most 5 seconds later while the hot path reads nothing. Refusals are not kept.
 """
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from app import clock
 from app.auth.errors import refusal
@@ -58,6 +60,7 @@ class Authenticator:
         self._cache_ttl = cache_ttl
         self._cache_size = cache_size
         self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[Principal]] = {}
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """The principal of a Bearer access token or API key.
@@ -68,9 +71,12 @@ class Authenticator:
         fingerprint = hashlib.sha256(credential.encode()).digest()
         principal = self._remembered(fingerprint)
         if principal is None:
-            answer = await self._ask(credential)
-            self._remember(fingerprint, answer)
-            principal = answer.principal
+            asking = self._asking.get(fingerprint)
+            if asking is None:
+                asking = self._asking[fingerprint] = asyncio.create_task(self._ask(fingerprint, credential))
+                asking.add_done_callback(partial(self._asked, fingerprint))
+            # A crowd with one credential asks once, and who leaves the crowd does not end it.
+            principal = await asyncio.shield(asking)
         return principal
 
     async def recheck(self, principal: Principal) -> Principal:
@@ -104,10 +110,16 @@ class Authenticator:
         if len(self._answers) > self._cache_size:
             self._answers.popitem(last=False)
 
-    async def _ask(self, credential: str) -> _Answer:
-        if credential.startswith(f"{API_KEY_PREFIX}_"):
-            return await self._ask_api_key(credential)
-        return await self._ask_session(credential)
+    async def _ask(self, fingerprint: bytes, credential: str) -> Principal:
+        is_key = credential.startswith(f"{API_KEY_PREFIX}_")
+        answer = await (self._ask_api_key(credential) if is_key else self._ask_session(credential))
+        self._remember(fingerprint, answer)
+        return answer.principal
+
+    def _asked(self, fingerprint: bytes, asking: "asyncio.Task[Principal]") -> None:
+        del self._asking[fingerprint]
+        if not asking.cancelled():
+            asking.exception()  # retrieved: nobody may be waiting any more
 
     async def _ask_session(self, token: str) -> _Answer:
         claims = self._tokens.verify(token, self._now())

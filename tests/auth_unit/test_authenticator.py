@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -300,3 +301,20 @@ async def test_a_database_that_is_down_is_no_invalid_token(world: World) -> None
     for authorization in (world.token(), f"Bearer {KEY}"):
         with pytest.raises(Unavailable):
             await world.authenticator.authenticate(authorization)
+
+
+async def test_a_crowd_with_one_credential_asks_once_and_those_who_leave_do_not_matter(world: World) -> None:
+    crowd = [asyncio.ensure_future(world.authenticator.authenticate(f"Bearer {KEY}")) for _ in range(50)]
+    await asyncio.sleep(0)
+    crowd[0].cancel()
+    found = await asyncio.gather(*crowd, return_exceptions=True)
+    assert {principal.user_id for principal in found[1:] if not isinstance(principal, BaseException)} == {"user_a"}
+    assert world.store.calls["api_key"] == 1
+
+
+async def test_a_crowd_that_is_refused_is_refused_each_for_himself_and_not_remembered(world: World) -> None:
+    world.change_key(revoked_at=NOW)
+    for _ in range(2):
+        crowd = [world.authenticator.authenticate(f"Bearer {KEY}") for _ in range(3)]
+        assert {type(error) for error in await asyncio.gather(*crowd, return_exceptions=True)} == {Unauthenticated}
+    assert world.store.calls["api_key"] == 2
