@@ -104,12 +104,20 @@ class App:
 
     async def start(self, **environment: str) -> None:
         """Start it and wait until it is ready; it listens at another port each time."""
+        assert await self.started(**environment), self.process.text
+
+    async def started(self, **environment: str) -> bool:
+        """As `start`; False if it ends before it is ready."""
         await self.launch(**environment)
-        self.url = await self.process.ready()
+        try:
+            self.url = await self.process.ready()
+        except AssertionError:
+            return False
         self.up.set()
         watching = asyncio.create_task(self._watch(self.process))
         self._watching.add(watching)
         watching.add_done_callback(self._watching.discard)
+        return True
 
     async def launch(self, *arguments: str, **environment: str) -> None:
         """Start it, or another command in its place, without waiting for anything."""

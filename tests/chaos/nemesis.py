@@ -81,12 +81,12 @@ class Nemesis:
     async def kill(self, app: App) -> object:
         await app.kill()
         await pause(self._chance.uniform(0, 1))
-        await app.start()
+        await self._start(app)
         return True
 
     async def stop(self, app: App) -> object:
         code = await app.stop()
-        await app.start()
+        await self._start(app)
         return f"exit code {code}"
 
     async def freeze(self, app: App) -> object:
@@ -140,6 +140,13 @@ class Nemesis:
                 )
                 await pause(0.2)
         return ended
+
+    async def _start(self, app: App) -> None:
+        """Start it as a supervisor does: again and again while it ends for want of a database."""
+        async with asyncio.timeout(HIT_SECONDS):
+            while not await app.started():
+                assert "The database" in app.process.text, app.process.text
+                await pause(0.2)
 
     async def _lose(self, app: App, loses: Loses) -> object:
         """Every statement of one kind for a while; a busy deployment sends each kind all the time."""

@@ -68,7 +68,7 @@ def test_what_is_no_point_is_refused() -> None:
 
 async def dies_at(app: App, point: str) -> None:
     """A process lives until it passes a point."""
-    await asyncio.gather(app.start(STEPSTREAM_CRASHPOINTS=point), return_exceptions=True)
+    await app.started(STEPSTREAM_CRASHPOINTS=point)
     if point == "in_drain":
         app.process.send(signal.SIGTERM)
     assert await app.process.ends() == EXIT_CODE, (point, app.process.text)
