@@ -2,18 +2,22 @@
 
 Subscribe first, then backfill from the durable log, drop duplicates by seq, then go live. Whenever the live queue has a
 hole (overflow, another process, a lost doorbell) the session reads the log from its cursor again, so a late, slow or
-reconnecting subscriber misses nothing.
+reconnecting subscriber misses nothing. A database that is away is sat out: it is no reason to lose a subscriber.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from app import clock
 from app.domain.changes import Event
+from app.domain.errors import Unavailable
 from app.domain.events import TERMINAL_TYPES
 from app.engine.ports import EventLog
 from app.streaming.hub import Hub, Subscription
 
 PAGE = 500
+RETRY_SECONDS = 0.5
 
 
 async def follow(
@@ -56,9 +60,17 @@ async def _batches(
 
 
 async def _stored(log: EventLog, org_id: str, execution_id: str, cursor: int) -> AsyncGenerator[Sequence[Event], None]:
-    while stored := await log.read(org_id, execution_id, cursor, PAGE):
+    while stored := await _read(log, org_id, execution_id, cursor):
         cursor = stored[-1].seq
         yield stored
+
+
+async def _read(log: EventLog, org_id: str, execution_id: str, cursor: int) -> Sequence[Event]:
+    while True:
+        try:
+            return await log.read(org_id, execution_id, cursor, PAGE)
+        except Unavailable:
+            await asyncio.sleep(RETRY_SECONDS * (0.5 + clock.jitter()))
 
 
 def _continuing(events: Sequence[Event], cursor: int) -> Sequence[Event] | None:

@@ -13,6 +13,7 @@ async def check_all(tables: Database, journal: Journal, sink: Sink) -> None:
     """Assert everything; all executions must have ended."""
     await check_accepted(tables, journal)
     await check_effects(tables, sink)
+    await check_limit(tables)
     await check(tables)
 
 
@@ -43,6 +44,15 @@ async def check_effects(tables: Database, sink: Sink) -> None:
     for call, row in steps.items():
         assert row["status"] != "COMPLETED" or sink.effects[call] >= 1, f"{call} completed without an effect"
     assert {call: keys for call, keys in sink.idempotency_keys.items() if len(keys) > 1} == {}
+
+
+async def check_limit(tables: Database) -> None:
+    """Never more than may run at once of what has a key with a limit."""
+    assert [] == await tables.fetch(
+        "SELECT a.id, count(*) FROM executions a JOIN executions b "
+        "  ON b.concurrency_key = a.concurrency_key AND b.started_at <= a.started_at AND b.completed_at > a.started_at "
+        "GROUP BY a.id HAVING count(*) > max(a.concurrency_limit)"
+    )
 
 
 def _called(path: str) -> str:
