@@ -67,9 +67,13 @@ async def _examined(settings: Settings, data_dir: Path | None, rule_timeout: flo
         try:
             # After its lease a dead process is found by the next scan; after an outage leases count again one ttl late.
             patience = chosen.lease_ttl + 2 * chosen.scan_interval + 30
-            return await diagnose(
-                connection, patience=patience, rule_timeout=rule_timeout, between_looks=partial(asyncio.sleep, patience)
-            )
+
+            async def between_looks() -> None:
+                say = f"Something is late. It may be on its way: looking again in {patience:.0f} s"
+                Console(stderr=True, highlight=False).print(Text(say, "dim"))
+                await asyncio.sleep(patience)
+
+            return await diagnose(connection, patience=patience, rule_timeout=rule_timeout, between_looks=between_looks)
         finally:
             await connection.close(timeout=_CLOSING_SECONDS)
 

@@ -18,6 +18,11 @@ OWN_ROWS = "org_id = NULLIF(current_setting('app.org_id', true), '')"
 POSITION = "CASE WHEN pg_current_xact_id() IS NOT NULL THEN nextval('audit_position') END"
 COLUMNS_OF_DOCTOR = "id, action, resource_id, details"
 LOGINS = "stepstream_api, stepstream_engine, stepstream_auth"
+WRITTEN = (
+    "id, org_id, user_id, action, resource_type, resource_id, details, ip_address, user_agent, request_id, success, "
+    "error_code, error_message, timestamp"
+)
+"""What whoever appends a row says of it; where it stands is not for him to choose."""
 
 
 def upgrade() -> None:
@@ -46,11 +51,15 @@ def upgrade() -> None:
     op.execute("GRANT SELECT, INSERT ON audit_seals TO stepstream_engine")
     op.execute("GRANT SELECT ON audit_logs TO stepstream_engine")
     op.execute("GRANT SELECT (id) ON organizations TO stepstream_engine")
+    op.execute(f"REVOKE INSERT ON audit_logs FROM {LOGINS}")
+    op.execute(f"GRANT INSERT ({WRITTEN}) ON audit_logs TO {LOGINS}")
     op.execute(f"GRANT USAGE ON SEQUENCE audit_position TO {LOGINS}")
     op.execute("GRANT SELECT ON SEQUENCE audit_position TO stepstream_engine")
 
 
 def downgrade() -> None:
+    op.execute(f"REVOKE INSERT ON audit_logs FROM {LOGINS}")
+    op.execute(f"GRANT INSERT ON audit_logs TO {LOGINS}")
     op.execute("REVOKE SELECT ON audit_logs FROM stepstream_engine")
     op.execute(f"GRANT SELECT ({COLUMNS_OF_DOCTOR}) ON audit_logs TO stepstream_engine")
     op.execute("REVOKE SELECT (id) ON organizations FROM stepstream_engine")

@@ -199,6 +199,16 @@ async def test_a_sealer_that_is_cut_off_anywhere_leaves_a_sound_chain(
     assert (found.seals, found.rows, found.broken) == (1, 2, None)
 
 
+async def test_many_organisations_are_sealed_in_one_round(log: Database) -> None:
+    await log.execute("INSERT INTO organizations (id, name) SELECT 'org_' || n, 'x' FROM generate_series(1, 234) n")
+    await log.execute(
+        "INSERT INTO audit_logs (id, org_id, action, success) SELECT 'audit_' || id, id, 'x', true FROM organizations"
+    )
+    async with sealer(log) as sealing:
+        await seal(log, sealing)
+    assert await log.fetchval("SELECT count(*) FROM audit_seals") == 236
+
+
 async def test_a_long_log_is_sealed_in_parts_and_verified_piece_by_piece(log: Database) -> None:
     await log.execute(
         "INSERT INTO audit_logs (id, org_id, action, success) "
