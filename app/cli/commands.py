@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.approvals import approvals
+from app.cli.audit import audit
 from app.cli.executions import executions
 from app.cli.options import (
     Access,
@@ -43,6 +44,7 @@ cli = typer.Typer(
 )
 cli.add_typer(executions, name="executions")
 cli.add_typer(approvals, name="approvals")
+cli.add_typer(audit, name="audit")
 cli.add_typer(secrets, name="secrets")
 cli.add_typer(keys, name="keys")
 

@@ -20,7 +20,7 @@ from app.domain.errors import Problem, Problems, Unavailable
 from app.domain.jsontext import JSON
 from tests.cli.processes import ROOT, done
 
-COMMANDS = ("up", "serve", "migrate", "doctor", "token", "run", "follow", "demo", "openapi")
+COMMANDS = ("up", "serve", "migrate", "doctor", "token", "run", "follow", "demo", "openapi", "audit")
 
 
 async def test_help_names_every_command_with_examples() -> None:
