@@ -1,12 +1,18 @@
 """What must be true in the end, by the client's journal, the outside world, and the tables."""
 
+import asyncio
 from collections import defaultdict
 from typing import Any
 
+from app.db.audit_chain import verify
+from app.db.urls import ENGINE
+from app.domain.audit_chain import BEGINNING
 from tests.chaos.journal import Journal
 from tests.chaos.sink import Sink
 from tests.database import Database
 from tests.engine.invariants import check
+
+SEALING_SECONDS = 30.0
 
 
 async def check_all(tables: Database, journal: Journal, sink: Sink) -> None:
@@ -15,6 +21,18 @@ async def check_all(tables: Database, journal: Journal, sink: Sink) -> None:
     await check_effects(tables, sink)
     await check_limit(tables)
     await check(tables)
+    await check_audit_chain(tables)
+
+
+async def check_audit_chain(tables: Database) -> None:
+    """Soon all is sealed, whoever sealed and died, and each chain is whole."""
+    async with asyncio.timeout(SEALING_SECONDS), tables.connected(ENGINE) as connection:
+        for row in await tables.fetch("SELECT id FROM organizations"):
+            found = await verify(connection.fetch, row["id"])
+            while found.unsealed or not found.complete:
+                assert found.broken is None, (row["id"], found)
+                found = await verify(connection.fetch, row["id"], BEGINNING if found.complete else found.head)
+            assert found.broken is None, (row["id"], found)
 
 
 async def check_accepted(tables: Database, journal: Journal) -> None:
