@@ -10,7 +10,7 @@ import asyncpg
 
 from app import clock
 from app.db.errors import domain_error
-from app.domain.errors import Unavailable
+from app.domain.errors import ConnectionLost, Unavailable
 
 DriverConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Connect = Callable[[], Awaitable[DriverConnection]]
@@ -60,7 +60,7 @@ class Link:
         """A statement that changes nothing, so that one lost connection is hidden by asking again."""
         try:
             return await self.fetch(sql, *arguments)
-        except Unavailable:
+        except ConnectionLost:
             return await self.fetch(sql, *arguments)
 
     async def close(self) -> None:
