@@ -120,7 +120,9 @@ def words() -> dict[str, Any]:
         "long300": "k" * 300,
         "very_long": "x" * 2_500,
         "very_long_url": "https://example.com/" + "x" * 9_000,
+        "text_33k": "a" * 33_000,
         "text_100k": "a" * 100_000,
+        "headers_101": [f"X-{number}: 1" for number in range(101)],
         "unique": clock.new_id("x")[-8:],
     }
 
