@@ -10,10 +10,12 @@ import pytest
 from app.api.openapi import Operation, operations
 from app.api.v1.examples import EXAMPLES
 from app.auth.permissions import ROLE_PERMISSIONS, Role
+from app.db.tables import metadata
 from app.domain.errors import ConnectionLost
 from tests.api.control_calls import add_approval
 from tests.api.live import Live
 from tests.api.test_executions import HELLO, save
+from tests.database import Database
 
 SAMPLE_BODIES: dict[str, Any] = {
     "startExecution": {"workflow_id": "{workflow_id}", "input": None},
@@ -45,13 +47,16 @@ def parameters(route: Operation) -> set[str]:
     return set(re.findall(r"{(\w+)}", route.path))
 
 
-async def call(client: httpx.AsyncClient, route: Operation, ids: dict[str, str]) -> httpx.Response:
+async def call(
+    client: httpx.AsyncClient, route: Operation, ids: dict[str, str], query: dict[str, str] | None = None
+) -> httpx.Response:
     """A well-formed request to a route, with these ids wherever it takes one."""
     filled = fill(SAMPLE_BODIES.get(route.operation_id or "", {}), ids)
     headers = {"If-Match": "*"} if route.method in {"PUT", "DELETE"} else {}
     sends_body = route.method in {"POST", "PUT", "PATCH"}
     path = route.path.format(**ids)
-    return await client.request(route.method, path, json=filled if sends_body else None, headers=headers)
+    body = filled if sends_body else None
+    return await client.request(route.method, path, json=body, headers=headers, params=fill(query or {}, ids))
 
 
 def fill(body: Any, ids: dict[str, str]) -> Any:
@@ -64,6 +69,10 @@ def fill(body: Any, ids: dict[str, str]) -> Any:
 
 @pytest.fixture
 async def belongings(client, live) -> dict[str, str]:
+    return await make_belongings(live, client)
+
+
+async def make_belongings(live: Live, client: httpx.AsyncClient) -> dict[str, str]:
     """One of everything an organisation can own, by the name its id has in paths and bodies."""
     workflow_id = await save(client)
     started = await client.post("/api/v1/executions", json={"workflow_id": workflow_id}, headers={"Prefer": "wait=20"})
@@ -71,6 +80,10 @@ async def belongings(client, live) -> dict[str, str]:
     approval_id = await add_approval(live.database, started.json())
     secret = {"name": "stripe_live", "value": "sk_live_1234", "allowed_hosts": ["api.stripe.com"]}
     assert (await client.post("/api/v1/secrets", json=secret)).status_code == 201
+    failing = await save(client, {"name": "Fail", "steps": [{"id": "a", "type": "fail", "with": {"message": "x"}}]})
+    body = {"workflow_id": failing}
+    failed = await client.post("/api/v1/executions", json=body, headers={"Prefer": "wait=20"})
+    groups = (await client.get("/api/v1/failures", params={"workflow_id": failing})).json()["data"]
     return {
         "workflow_id": workflow_id,
         "execution_id": started.json()["id"],
@@ -78,8 +91,8 @@ async def belongings(client, live) -> dict[str, str]:
         "key_id": key.json()["id"],
         "approval_id": approval_id,
         "secret_name": "stripe_live",
-        "other": started.json()["id"],
-        "fingerprint": "5d3f6f0a6c1e4b7d9a2c8e15",
+        "other": failed.json()["id"],
+        "fingerprint": groups[0]["fingerprint"],
         "number": "1",
         "step_type": "log",
     }
@@ -110,25 +123,97 @@ async def test_every_route_refuses_a_role_without_its_permission_and_audits_it(l
     assert len(log.json()["data"]) == denied
 
 
-async def test_no_route_shows_or_takes_another_organisations_things(live, other_client, client, belongings):
-    """Theirs answers exactly as one that does not exist; nothing of it appears anywhere."""
-    nothing = {name: f"{value[:4]}_nothing" for name, value in belongings.items()} | {"number": "1", "step_type": "log"}
-    owned = {"workflow_id", "execution_id", "key_id", "approval_id", "secret_name"}
+OWNED = {"workflow_id", "execution_id", "other", "key_id", "approval_id", "secret_name", "fingerprint"}
+"""Parameters of paths that name things of an organisation."""
+IN_THE_BODY = {"startExecution", "createStreamTicket"}
+NARROWED: dict[str, list[dict[str, str]]] = {
+    "listApprovals": [{"execution_id": "{execution_id}"}],
+    "listAuditLogs": [{"resource_id": "{workflow_id}"}, {"resource_id": "{execution_id}"}],
+    "listFailures": [{"workflow_id": "{workflow_id}"}],
+    "listExecutions": [
+        {"workflow_id": "{workflow_id}"}, {"ids": "{execution_id}"}, {"fingerprint": "{fingerprint}"},
+        {"root_id": "{execution_id}"}, {"parent_id": "{execution_id}"}, {"retry_of": "{execution_id}"},
+    ],
+    "getExecutionMetrics": [
+        {"workflow_id": "{workflow_id}"}, {"ids": "{execution_id}"}, {"fingerprint": "{fingerprint}"},
+        {"root_id": "{execution_id}"},
+    ],
+    "controlExecutions": [{}],
+}  # fmt: skip
+"""Routes that ids narrow to what there is, which is nothing: by what is sent."""
+NAMES_NOTHING = {
+    "listApiKeys", "createApiKey", "verifyAuditLog", "signOut", "whoAmI", "refreshSession", "signIn", "listBudgets",
+    "removeOrganizationBudget", "setOrganizationBudget", "listSecrets", "createSecret", "listStepTypes", "getStepType",
+    "listWorkflows", "createWorkflow", "validateWorkflow",
+}  # fmt: skip
+
+
+async def test_every_route_says_which_ids_it_takes(live):
+    """A new route belongs to one of these sets; then the tests below try it with another organisation's ids."""
     for route in api_routes(live):
-        theirs = await call(other_client, route, belongings)
-        random = await call(other_client, route, nothing)
-        if parameters(route) & owned or route.operation_id in {"startExecution", "createStreamTicket"}:
-            assert theirs.status_code == 404, f"{route.method} {route.path}: {theirs.status_code} {theirs.text}"
-            assert comparable(theirs) == comparable(random), route.path
-        for value in (belongings[name] for name in sorted(owned)):
-            shown = {key: part for key, part in theirs.json().items() if key != "instance"} if theirs.content else {}
-            assert value not in str(shown), f"{route.path} shows {value}"
-    record = await client.get(f"/api/v1/workflows/{belongings['workflow_id']}")
-    assert record.json()["execution_count"] == 1, "nothing was started, changed or deleted"
+        named = route.operation_id in {*IN_THE_BODY, *NARROWED, *NAMES_NOTHING}
+        assert bool(parameters(route) & OWNED) != named, f"{route.operation_id} is in no set, or in two"
 
 
-def comparable(answer: httpx.Response) -> dict[str, Any]:
-    return {key: value for key, value in answer.json().items() if key not in {"instance", "request_id"}}
+async def test_no_route_shows_or_takes_another_organisations_things(live, other_client, client, belongings, database):
+    """Theirs answers exactly as one that does not exist; nothing of it appears anywhere, and nothing is done to it."""
+    nothing = belongings | {name: f"{belongings[name][:4]}_nothing" for name in OWNED}
+    before = await rows_of_organization(database, client)
+    for route in api_routes(live):
+        for query in NARROWED.get(route.operation_id or "", [{}]):
+            theirs = await call(other_client, route, belongings, query)
+            random = await call(other_client, route, nothing, query)
+            if parameters(route) & OWNED or route.operation_id in IN_THE_BODY:
+                assert theirs.status_code == 404, f"{route.method} {route.path}: {theirs.status_code} {theirs.text}"
+            if route.operation_id not in NAMES_NOTHING:
+                assert comparable(theirs, belongings) == comparable(random, nothing), f"{route.path} {query}"
+            told = theirs.text.replace(theirs.request.url.path, "")
+            shown = [name for name in OWNED if belongings[name] in told]
+            assert not shown, f"{route.path} shows {shown}"
+    assert await rows_of_organization(database, client) == before
+
+
+async def test_no_route_puts_their_things_beside_ones_own(live, other_client, client, belongings):
+    """Where a path names two things, one of them may be one's own."""
+    own = await make_belongings(live, other_client)
+    routes = [route for route in api_routes(live) if len(parameters(route) & OWNED) > 1]
+    assert routes
+    for route in routes:
+        for name in parameters(route) & OWNED:
+            mixed, random = own | {name: belongings[name]}, own | {name: "exec_nothing"}
+            theirs, nothing = await call(other_client, route, mixed), await call(other_client, route, random)
+            assert theirs.status_code == 404, f"{route.path} {name}"
+            assert comparable(theirs, mixed) == comparable(nothing, random), f"{route.path} {name}"
+
+
+async def test_an_idempotency_key_is_known_in_its_organisation_only(client, other_client):
+    started = set()
+    for each in (client, other_client):
+        body = {"workflow_id": await save(each)}
+        answer = await each.post("/api/v1/executions", json=body, headers={"Idempotency-Key": "the same"})
+        assert answer.status_code == 201
+        started.add(answer.json()["id"])
+    assert len(started) == 2
+
+
+async def rows_of_organization(database: Database, client: httpx.AsyncClient) -> dict[str, str]:
+    """A checksum of each table's rows of the client's organisation, but for the log of who was denied."""
+    org_id = (await client.get("/api/v1/auth/me")).json()["organization"]["id"]
+    found = {}
+    for name, table in metadata.tables.items():
+        if "org_id" in table.c and name not in {"audit_logs", "audit_seals"}:
+            rows = f"SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {name} t WHERE org_id = $1"
+            found[name] = await database.fetchval(rows, org_id)
+    return found
+
+
+def comparable(answer: httpx.Response, ids: dict[str, str]) -> tuple[int, list[tuple[str, str]], str]:
+    """All of an answer but what differs between any two: the moment, the request's id, and the path asked for."""
+    text = answer.text.replace(answer.headers["x-request-id"], "").replace(answer.request.url.path, "")
+    for name in sorted(OWNED):
+        text = text.replace(ids[name], name)
+    varying = {"x-request-id", "date", "content-length", "ratelimit", "ratelimit-policy"}
+    return answer.status_code, sorted(item for item in answer.headers.items() if item[0] not in varying), text
 
 
 async def test_the_description_covers_every_route(live, anonymous):

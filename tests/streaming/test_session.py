@@ -4,8 +4,6 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from app.domain.errors import Unavailable
 from app.streaming.hub import QUEUE_LIMIT, Hub
