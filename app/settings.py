@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     max_request_rate: int = Field(
         default=20_000, ge=0, description="Requests of one user or API key in 10 s; 0: any number."
     )
+    max_started_per_minute: int = Field(
+        default=0, ge=0, description="Executions that an organisation may start in a minute, everywhere; 0: any number."
+    )
     max_refused_rate: int = Field(
         default=10_000, ge=0, description="Refused credentials from one address in 10 s; 0: any number."
     )

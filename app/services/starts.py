@@ -9,6 +9,7 @@ from typing import Any
 from app import clock, metrics
 from app.auth.principal import Caller
 from app.db.queries.executions import Row
+from app.db.quotas import StartQuota
 from app.db.workflow_source import WorkflowSource
 from app.domain.compiled import CompiledWorkflow, Slots
 from app.domain.context import run_context
@@ -101,6 +102,7 @@ class Starts:
         definitions: Definitions,
         secrets: Secrets,
         recorder: Recorder,
+        quota: StartQuota,
         nudge: Callable[[], None],
     ) -> None:
         self._executions = executions
@@ -108,6 +110,7 @@ class Starts:
         self._definitions = definitions
         self._secrets = secrets
         self._recorder = recorder
+        self._quota = quota
         self._nudge = nudge
 
     async def start(self, caller: Caller, request: StartRequest) -> Started:
@@ -115,7 +118,8 @@ class Starts:
 
         Raises NotFound for an unknown workflow, Conflict for an archived one, Problems for a workflow that cannot run
         (`workflow_invalid`), an input that does not fit (`input_schema_mismatch`), options that name unknown steps, or
-        a key that stands for another request (`idempotency_key_reused`).
+        a key that stands for another request (`idempotency_key_reused`), Throttled when the organisation has used up
+        its quota.
         """
         workflow, version = await self.startable(caller, request.workflow_id, request.version)
         missing = self._definitions.missing_setup(workflow)
@@ -127,6 +131,7 @@ class Starts:
         if problems := [*option_problems(workflow, request.control), *_start_problems(request.start_at)]:
             raise Problems(f"{problems[0].pointer}: {problems[0].detail}", problems)
         new = _new_execution(caller, request, workflow, version)
+        await self._quota.take(caller.org_id)
         match await self._recorder.create(new):
             case Accepted(created_at):
                 metrics.executions_started.inc()

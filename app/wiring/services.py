@@ -59,6 +59,7 @@ def make_services(
         workflows=storage.source,
         definitions=definitions,
         recorder=storage.recorder,
+        quota=storage.quota,
         nudge=orchestrator.nudge,
     )
     lineages = Lineages(tenancy, starts, audit)

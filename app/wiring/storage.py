@@ -16,6 +16,7 @@ from app.db.engines import api_engine, auth_engine, connect
 from app.db.event_log import PostgresEventLog
 from app.db.probe import Probe
 from app.db.queue import Queue
+from app.db.quotas import StartQuota
 from app.db.recorder import GroupRecorder
 from app.db.result_cache import PostgresResultCache
 from app.db.secret_vault import PostgresSecretVault
@@ -48,6 +49,7 @@ class Storage:
     hub: Hub
     doorbell: PostgresDoorbell
     recorder: GroupRecorder
+    quota: StartQuota
     probe: Probe
 
 
@@ -79,6 +81,7 @@ async def open_storage(
         hub=hub,
         doorbell=PostgresDoorbell(partial(connect, urls[ENGINE], "stepstream-doorbell"), sender),
         recorder=GroupRecorder(dedicated, hub, sender=sender, writers=settings.writers, on_flush=metrics.observe_flush),
+        quota=StartQuota(dedicated, settings.max_started_per_minute),
         probe=Probe(partial(connect, urls[API], "stepstream-health")),
     )
     for close in (
@@ -87,6 +90,7 @@ async def open_storage(
         storage.source.close,
         storage.log.close,
         storage.queue.close,
+        storage.quota.close,
         storage.probe.close,
         storage.earlier.close,
         storage.cache.close,

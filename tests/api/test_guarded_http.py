@@ -86,9 +86,12 @@ class Wire:
             return Answer(int(line.split()[1]), headers, await self.reader.readexactly(int(headers["content-length"])))
 
     async def closed(self) -> bytes:
-        """What still comes before the other side closes."""
-        async with asyncio.timeout(SECONDS):
-            return await self.reader.read()
+        """What still comes before the other side closes, or resets because something came after that."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await self.reader.read()
+        except ConnectionResetError:
+            return b""
 
     async def trickling(self, data: bytes, awaited: Coroutine[Any, Any, Result]) -> Result:
         """Send the data again and again, slowly, until what is awaited has come."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.api.live import Live, Member, live_server
 from tests.api.test_executions import save
-from tests.database import Server
+from tests.database import Database, Server
 
 PAGE = "https://app.example.com"
 
@@ -96,6 +97,19 @@ async def test_streams_have_a_limit_of_their_own_and_hold_no_places(strict: Live
             assert (await told).json()["status"] == "WAITING"
             (await http.post(f"{path}/cancel", json={})).raise_for_status()
             assert (await waits).json()["status"] == "CANCELLED"
+
+
+async def test_a_quota_that_is_used_up_starts_nothing_and_says_until_when(database: Database, tmp_path: Path) -> None:
+    async with live_server(database, tmp_path / "data", max_started_per_minute=1) as server:
+        async with (await (await server.organization()).member()).http() as http:
+            workflow_id = await save(http, {"name": "One", "steps": [{"id": "a", "type": "set", "with": {}}]})
+            answers = [await http.post(f"/api/v1/workflows/{workflow_id}/execute") for _ in range(3)]
+            listed = (await http.get("/api/v1/executions")).json()["data"]
+    started = [answer for answer in answers if answer.status_code == 201]
+    assert len(listed) == len(started) <= 2  # the minute may have changed meanwhile
+    refused = answers[-1] if answers[-1].status_code == 429 else answers[1]
+    assert (refused.status_code, refused.json()["code"]) == (429, "quota_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
 async def test_security_headers_are_on_every_answer_whoever_gives_it(strict: Live, member: Member) -> None:

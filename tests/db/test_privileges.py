@@ -34,11 +34,13 @@ ALLOWED = {
         "SELECT": """
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
             workflows workflow_versions refresh_tokens stream_tickets approvals result_cache
-            usage_by_day day_budgets secrets audit_logs audit_seals organizations.id""",
+            usage_by_day day_budgets secrets audit_logs audit_seals organizations.id
+            organizations.starts_minute organizations.starts""",
         "INSERT": f"""
             executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
             {APPENDED} audit_seals approvals result_cache usage_by_day""",
         "UPDATE": """
+            organizations.starts_minute organizations.starts
             executions execution_steps workers approvals result_cache usage_by_day execution_inbox.applied_at
             execution_inbox.consumed_by secrets.wrapped_key secrets.key_id secrets.last_used_at
             workflows.execution_count workflows.success_count workflows.failure_count workflows.cancelled_count

@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    DateTime,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -25,6 +26,8 @@ organizations = Table(
     Column("id", ID, primary_key=True),
     Column("name", Text, nullable=False),
     created_at(),
+    Column("starts_minute", DateTime(timezone=True)),
+    Column("starts", Integer, nullable=False, server_default="0"),
 )
 
 users = Table(
