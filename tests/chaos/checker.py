@@ -66,14 +66,12 @@ async def check_effects(tables: Database, sink: Sink) -> None:
 
 async def check_limit(tables: Database) -> None:
     """Never more than may run at once of what has a key with a limit."""
-    assert (
-        await tables.fetch(
-            "SELECT a.id, count(*) FROM executions a JOIN executions b "
-            "  ON b.concurrency_key = a.concurrency_key AND b.started_at <= a.started_at AND b.completed_at > a.started_at "
-            "GROUP BY a.id HAVING count(*) > max(a.concurrency_limit)"
-        )
-        == []
+    too_many = await tables.fetch(
+        "SELECT a.id, count(*) FROM executions a JOIN executions b "
+        "  ON b.concurrency_key = a.concurrency_key AND b.started_at <= a.started_at AND b.completed_at > a.started_at "
+        "GROUP BY a.id HAVING count(*) > max(a.concurrency_limit)"
     )
+    assert too_many == []
 
 
 def _called(path: str) -> str:

@@ -4,6 +4,8 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from app.domain.errors import Unavailable
 from app.streaming.hub import QUEUE_LIMIT, Hub
@@ -204,6 +206,56 @@ async def test_a_failing_log_ends_the_session_with_its_error(hub, log):
     async with aclosing(follow(hub, log, ORG, EXECUTION)) as batches:
         with pytest.raises(RuntimeError):
             await anext(batches)
+    assert hub.subscribers == 0
+
+
+ACTION = st.sampled_from(["here", "elsewhere", "lost", "rung", "read", "disconnect", "flood", "spin", "spin"])
+
+
+@example(["spin", "read", "spin", "spin", "here", "lost", "here"])
+@given(actions=st.lists(ACTION, max_size=60))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_over_any_disconnections_the_pieces_are_the_table(actions):
+    """Events are committed here, elsewhere with or without word of it, in floods; the client reads and reconnects."""
+    hub, log = Hub(), MemoryLog()
+    seen: list[int] = []
+
+    async def client():
+        async for batch in follow(hub, log, ORG, EXECUTION, seen[-1] if seen else 0):
+            for each in batch:
+                assert each.seq == len(seen) + 1  # every event once and in order
+                seen.append(each.seq)
+
+    def next_events(number):
+        return events(len(log.stored) + 1, len(log.stored) + number)
+
+    reading = asyncio.ensure_future(client())
+    for action in actions:
+        match action:
+            case "here":
+                commit(hub, log, *next_events(2))
+            case "flood":
+                commit(hub, log, *next_events(QUEUE_LIMIT + 1))
+            case "elsewhere":
+                commit(hub, log, *next_events(2), here=False)
+                hub.moved([EXECUTION])
+            case "lost":
+                commit(hub, log, *next_events(1), here=False)
+            case "rung":
+                hub.moved([])
+            case "read":
+                log.free.set()
+            case "disconnect":
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+                reading = asyncio.ensure_future(client())
+            case "spin":
+                log.free.clear()
+                await asyncio.sleep(0)
+    log.free.set()
+    commit(hub, log, event(len(log.stored) + 1, "execution_completed"))
+    await reading
+    assert seen == [each.seq for each in log.stored]
     assert hub.subscribers == 0
 
 
