@@ -187,7 +187,7 @@ class Cluster:
     def is_full(self) -> bool:
         """Whether the disk of the data or that of the write-ahead log has hardly any space left."""
         with suppress(OSError):
-            return any(shutil.disk_usage(path).free < _ROOM for path in (self.directory, self.directory / "pg_wal"))
+            return any(shutil.disk_usage(self.directory / part).free < _ROOM for part in ("base", "pg_wal"))
         return False
 
     @contextmanager
