@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from websockets.asyncio.client import connect
@@ -310,6 +312,40 @@ async def test_after_kill_9_the_next_start_finds_the_same_database() -> None:
             assert postmaster(data_dir) == before
             assert await process.stops() == 0
         assert postmaster(data_dir) is None
+
+
+ENDLESS = "SELECT count(*) FROM (SELECT generate_series(1, 4e12::bigint)) s"
+UNDER_WAY = "SELECT state = 'active' FROM pg_stat_activity WHERE pid = $1"
+
+
+async def test_a_postgres_killed_with_a_busy_backend_is_back_in_seconds_and_no_run_notices() -> None:
+    """The orphan keeps the shared memory of the dead server: none can start before it is gone."""
+    async with installation() as data_dir, sink() as outside:
+        outside.holds = lambda path: path == "/call"
+        async with stepstream("up", "--data-dir", data_dir, "--port", "0", **outside.environment) as process:
+            url = await process.ready()
+            token = (await done("token", "--data-dir", data_dir))[1].strip()
+            async with client(url, token) as http:
+                execution_id = await start(http, calling(outside))
+                await outside.until(lambda: bool(outside.held))
+                busy = await asyncpg.connect(superuser_url(data_dir))
+                endless = asyncio.create_task(busy.fetch(ENDLESS))
+                watching = await asyncpg.connect(superuser_url(data_dir))
+                while not await watching.fetchval(UNDER_WAY, busy.get_server_pid()):
+                    pass
+                killed = postmaster(data_dir)
+                assert killed is not None
+                os.kill(killed, signal.SIGKILL)
+                await process.says("postgres is up again")
+                outside.release()
+                record = (await http.get(f"/executions/{execution_id}", headers={"Prefer": "wait=30"})).json()
+                await asyncio.wait([endless])
+                assert isinstance(endless.exception(), asyncpg.PostgresError | OSError)
+            assert "ending processes of a server that was killed" in process.text
+            assert postmaster(data_dir) not in {None, killed}
+            assert await process.stops() == 0
+        assert record["status"] == "COMPLETED"
+        assert outside.effects == {"/call": 1, "/again": 1}
 
 
 async def test_token_starts_a_database_that_is_down_and_stops_it_again() -> None:
