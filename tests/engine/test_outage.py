@@ -10,7 +10,7 @@ from app.db.queue import WITH_MAIL
 from app.db.record_sql import ACCEPT, RECORD
 from app.db.urls import ENGINE
 from app.db.workers import RENEW, RESCUE
-from app.db.workflow_source import HEAD
+from app.db.workflow_source import HEADS
 from app.domain.errors import Unavailable
 from app.domain.jsontext import decode
 from app.domain.steps import Done, Effect
@@ -209,7 +209,7 @@ async def test_a_run_does_not_fail_because_its_sub_workflow_could_not_be_started
         )
         execution_id = await running.start(parent)
         # Both are asked again at once when an answer is lost: it takes more losses than that to come to the step.
-        faults = [wire.lose(HEAD, after=False, times=3), wire.lose(ACCEPT, after=True, times=3)]
+        faults = [wire.lose(HEADS, after=False, times=3), wire.lose(ACCEPT, after=True, times=3)]
         row = await running.finish(execution_id)
         assert (row["status"], row["output"], row["error"]) == ("COMPLETED", "7", None)
         assert [fault.hits for fault in faults] == [3, 3]

@@ -18,7 +18,7 @@ STATEMENTS = {
         queue: ("STEPS", "MAIL", "UNREAD", "WITH_MAIL", "DEPTH"),
         workers: ("RENEW", "RESCUE", "RETIRE"),
         event_log: ("ENDED", "HEADS"),
-        workflow_source: ("DEFINITION", "HEAD"),
+        workflow_source: ("DEFINITION", "HEADS"),
     }.items()
     for name in names
 }
