@@ -149,13 +149,24 @@ class Nemesis:
                 await pause(0.2)
 
     async def _lose(self, app: App, loses: Loses) -> object:
-        """Every statement of one kind for a while; a busy deployment sends each kind all the time."""
-        name = self._chance.choice(list(STATEMENTS))
-        text, of = STATEMENTS[name]
-        loss = app.proxy.lose(text, loses, of=of, times=self._chance.choice([1, 2, 5]), skip=self._chance.randrange(3))
-        await self._until_hit(loss)
-        await self._for_a_while(app.proxy, 1)
-        return f"{name} {loss.hits}"
+        """Statements of one kind for a while; if none is sent, another kind: not all of them are sent all the time."""
+        async with asyncio.timeout(10 * HIT_SECONDS):
+            while True:
+                name = self._chance.choice(list(STATEMENTS))
+                text, of = STATEMENTS[name]
+                times, skip = self._chance.choice([1, 2, 5]), self._chance.randrange(3)
+                loss = app.proxy.lose(text, loses, of=of, times=times, skip=skip)
+                hit = await self._hit_soon(loss)
+                await self._for_a_while(app.proxy, 1)
+                if hit:
+                    return f"{name} {loss.hits}"
+
+    async def _hit_soon(self, loss: Loss) -> bool:
+        try:
+            async with asyncio.timeout(5):
+                return await loss.hit.wait()
+        except TimeoutError:
+            return False
 
     async def _until_some(self, strike: Callable[[], int]) -> int:
         """Strike until there are connections to be hit: they may be broken already."""
@@ -163,10 +174,6 @@ class Nemesis:
             while not (hit := strike()):
                 await pause(0.05)
         return hit
-
-    async def _until_hit(self, loss: Loss) -> None:
-        async with asyncio.timeout(HIT_SECONDS):
-            await loss.hit.wait()
 
     async def _for_a_while(self, proxy: Proxy, longest: float) -> None:
         await pause(self._chance.uniform(0, longest))

@@ -268,8 +268,8 @@ async def proxy(target: Path) -> AsyncIterator[Proxy]:
         yield made
     finally:
         server.close()
-        for task in [*tasks]:
-            task.cancel()
+        made.heal()
+        made.cut()
         if tasks:
             await asyncio.wait([*tasks])
         await server.wait_closed()
