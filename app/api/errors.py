@@ -5,6 +5,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -100,7 +101,20 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if code is None:
         return internal_problem(request, error)
     detail = REGISTRY[code].title if code in {"not_found", "method_not_allowed"} else str(error.detail)
-    return answer(request, code, detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return answer(request, code, detail, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """What a path offers by all its routes; the framework tells those of the first."""
+    return {
+        method
+        for context in iter_route_contexts(request.app.routes)
+        if isinstance(context.original_route, APIRoute) and context.path_regex.match(request.scope["path"])
+        for method in context.methods or ()
+    }
 
 
 def internal_problem(request: Request, error: BaseException) -> Response:

@@ -9,7 +9,7 @@ from app.api.problems import REGISTRY
 from app.api.request import StrictRoute
 from app.api.v1.schemas.problem import Problem
 
-_PARAMETERS = ("unknown_parameter", "duplicate_parameter")
+_PARAMETERS = ("invalid_path", "unknown_parameter", "duplicate_parameter")
 _JSON_BODY = ("json_too_deep", "number_out_of_range", "unsupported_content_encoding")
 _ALWAYS = (
     "missing_credentials", "invalid_token", "insufficient_scope", "body_too_large", "rate_limited", "overloaded",
