@@ -21,6 +21,7 @@ SHORTEST = 6
 """Characters: anything shorter would be cut out of innocent text."""
 
 _PIECE = 16
+_LINES = 100
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?')
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 _UNICODE = re.compile(r"\\u([0-9a-f]{4})")
@@ -88,19 +89,19 @@ def _begun(text: str, form: str) -> int:
 def forms(value: str) -> frozenset[str]:
     """A value, and what of it is told by itself, as it is and in the forms that this module knows."""
     shortest = min(SHORTEST, len(value))
-    return frozenset(form for piece in _pieces(value) for form in _forms(piece) if len(form) >= shortest)
+    lines = [line for line in value.splitlines() if len(line) >= _PIECE and not line.startswith("-----")]
+    written = {form for piece in (value, *_pieces(value)) for form in _forms(piece) if len(form) >= shortest}
+    return frozenset(written.union(lines[:_LINES]))
 
 
-def _pieces(value: str) -> set[str]:
-    """The value; each of its long lines; of a URL also the path and the query; what it is the base64 of."""
-    told = [line for line in value.splitlines() if not line.startswith("-----")]
+def _pieces(value: str) -> Iterator[str]:
+    """Of a URL the path and the query; what base64 stands for, and the password in it."""
     with suppress(ValueError):
-        told += urlsplit(value)[2:4]
-    long = [piece for piece in told if len(piece) >= _PIECE]
+        yield from (piece for piece in urlsplit(value)[2:4] if len(piece) >= _PIECE)
     with suppress(ValueError):
         decoded = base64.b64decode(value, validate=True).decode()
-        long += [piece for piece in (decoded, decoded.partition(":")[2]) if piece.isprintable()]
-    return {value, *(piece for piece in long if len(piece) >= SHORTEST)}
+        if decoded.isprintable():
+            yield from (piece for piece in (decoded, decoded.partition(":")[2]) if len(piece) >= SHORTEST)
 
 
 def _forms(value: str) -> Iterator[str]:

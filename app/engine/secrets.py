@@ -82,12 +82,10 @@ class Secrets:
 
     async def _note_use(self, org_id: str, names: Collection[str]) -> None:
         now = clock.monotonic()
-        due = sorted(
-            name for name in names if self._noted.get((org_id, name), now - USED_SECONDS) <= now - USED_SECONDS
-        )
+        self._noted = {key: at for key, at in self._noted.items() if at > now - USED_SECONDS}
+        due = sorted(name for name in names if (org_id, name) not in self._noted)
         if not due:
             return
-        self._noted = {key: at for key, at in self._noted.items() if at > now - USED_SECONDS}
         self._noted.update({(org_id, name): now for name in due})
         try:
             await self._vault.note_use(org_id, due)
