@@ -101,6 +101,14 @@ async def test_a_name_is_taken_once_and_is_another_one_in_another_organisation(
     refused(await other_client.get(f"{SECRETS}/Stripe"), 404, "not_found")
 
 
+@pytest.mark.parametrize("name", ["%F0%9F%94%91", "a" * 3_000, "..%2Fapi-keys", "%27%20OR%201=1", "stripe%20"])
+async def test_a_name_of_any_shape_is_just_not_there(name: str, client: httpx.AsyncClient) -> None:
+    await make(client)
+    body = {"value": VALUE, "allowed_hosts": ["a.org"]}
+    for method, sent in (("GET", None), ("PUT", body), ("DELETE", None)):
+        refused(await client.request(method, f"{SECRETS}/{name}", json=sent), 404, "not_found")
+
+
 async def test_secrets_are_listed_by_name_page_by_page(client: httpx.AsyncClient) -> None:
     for name in ("c", "a", "b"):
         await make(client, name=name)
