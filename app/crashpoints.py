@@ -24,6 +24,7 @@ Point: TypeAlias = Literal[
     "in_heartbeat",
     "in_rescue",
     "in_drain",
+    "in_seal",
     "in_migration",
 ]
 POINTS: frozenset[str] = frozenset(get_args(Point))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
+from app.crashpoints import crashpoint
 from app.db.audit_chain import ORGS_AT_ONCE, SEAL, SEAL_SIZE
 from app.db.link import PIN_PLANS, Connect, Link
 from app.engine.service import Service
@@ -71,6 +72,7 @@ class AuditSealer:
                 if not (await fetch(LOCK))[0]["held"] or not (await fetch(ENDED, horizon.number))[0]["ended"]:
                     return False
                 (done,) = await fetch(SEAL, last_org, horizon.position)
+                crashpoint("in_seal")
             if done["largest"] < SEAL_SIZE:
                 if done["orgs"] < ORGS_AT_ONCE:
                     return True

@@ -11,7 +11,7 @@ from tests.chaos.journal import pause
 from tests.chaos.proxy import Loses, Loss, Proxy
 
 ENGINE, API, LEASE, DOORBELL = "stepstream-engine", "stepstream-api", "stepstream-lease", "stepstream-doorbell"
-AUTH = "stepstream-auth"
+AUTH, SEALER = "stepstream-auth", "stepstream-sealer"
 
 STATEMENTS: dict[str, tuple[str, str]] = {
     "record": ("e.write_no = t.write_no - 1", ENGINE),
@@ -28,6 +28,8 @@ STATEMENTS: dict[str, tuple[str, str]] = {
     "claims": ("COMMIT", ENGINE),
     "mail": ("FROM execution_inbox", ENGINE),
     "steps": ("FROM execution_steps WHERE execution_id = ANY", ENGINE),
+    "seal": ("INSERT INTO audit_seals", SEALER),
+    "sealed": ("COMMIT", SEALER),
     "definition": ("workflow_versions", ENGINE),
 }
 """Statements worth losing: a part of each, and the kind of connection it is sent on."""

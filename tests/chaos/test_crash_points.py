@@ -38,6 +38,7 @@ EVERYWHERE = (
     "after_commit_before_publish:3",
     "in_accept",
     "in_heartbeat",
+    "in_seal",
     "in_drain",
 )
 SHAPES: dict[str, tuple[Story, ...]] = {
@@ -88,9 +89,9 @@ async def test_whoever_dies_anywhere_leaves_a_record_to_go_on_from(shape: str, w
     await app.start()
     async with world.deployment.tables() as tables:
         await all_told(telling, tables)
-        assert await app.stop() == 0
         await check_all(tables, world.journal, world.outside)
         assert await tables.fetchval("SELECT count(*) FROM step_attempts WHERE status = 'LOST'") > 0
+    assert await app.stop() == 0
 
 
 async def all_told(telling: list[asyncio.Task[None]], tables: Database) -> None:
