@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.checker import check_all, unfinished
+from tests.chaos.checker import check_all, check_log, unfinished
 from tests.chaos.client import Client
 from tests.chaos.cluster import Cluster, cluster
 from tests.chaos.journal import Journal
@@ -71,6 +71,9 @@ class Campaign:
             await check_all(tables, self.journal, self.outside)
         codes = await asyncio.gather(*(app.stop() for app in self.deployment.apps))
         assert codes == [0] * len(codes)
+        for app in self.deployment.apps:
+            for process in app.incarnations:
+                check_log(process.out)
 
     async def close(self) -> None:
         await self.watchers.close()

@@ -1,7 +1,9 @@
 """What must be true in the end, by the client's journal, the outside world, and the tables."""
 
 import asyncio
+import json
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from app.db.audit_chain import verify
@@ -13,6 +15,7 @@ from tests.database import Database
 from tests.engine.invariants import check
 
 SEALING_SECONDS = 30.0
+EXPECTED_ERRORS = {"lease_lost"}
 
 
 async def check_all(tables: Database, journal: Journal, sink: Sink) -> None:
@@ -22,6 +25,13 @@ async def check_all(tables: Database, journal: Journal, sink: Sink) -> None:
     await check_limit(tables)
     await check(tables)
     await check_audit_chain(tables)
+
+
+def check_log(lines: Iterable[str]) -> None:
+    """A process speaks of errors only where there is one: what breaks around it is no error of its own."""
+    told = [json.loads(line) for line in lines if line.startswith("{")]
+    errors = [line for line in told if line.get("level") == "error" and "scope" not in line]
+    assert [error for error in errors if error["event"] not in EXPECTED_ERRORS] == []
 
 
 async def check_audit_chain(tables: Database) -> None:
