@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 
 from app.auth.secret import derive_password
 from app.cli.deployment import issue_token, load_settings, prepare
@@ -140,6 +141,10 @@ class App:
 
     def freeze(self) -> None:
         self.process.send(signal.SIGSTOP)
+
+    @property
+    def frozen(self) -> bool:
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
 
     def thaw(self) -> None:
         self.process.send(signal.SIGCONT)

@@ -55,6 +55,7 @@ class Nemesis:
             "freeze": self.freeze,
             "lost answers": self.lose_answers,
             "lost questions": self.lose_questions,
+            "lost records": self.lose_records,
             "cut": self.cut,
             "dark": self.dark,
             "stall": self.stall,
@@ -95,8 +96,9 @@ class Nemesis:
         """Its lease runs out, others go on with its work, and then it wakes up."""
         app.freeze()
         await pause(LEASE_TTL + self._chance.uniform(0, 3))
+        hit = app.frozen
         app.thaw()
-        return True
+        return hit
 
     async def lose_answers(self, app: App) -> object:
         return await self._lose(app, "answer")
@@ -104,25 +106,37 @@ class Nemesis:
     async def lose_questions(self, app: App) -> object:
         return await self._lose(app, "question")
 
+    async def lose_records(self, app: App) -> object:
+        """Twenty records in a row are made, and nobody hears of it."""
+        text, of = STATEMENTS["record"]
+        loss = app.proxy.lose(text, of=of, times=20)
+        await self._until_some(lambda: loss.hits == loss.times)
+        return loss.hits
+
     async def cut(self, app: App) -> object:
         of = self._chance.choice([None, ENGINE, API])
         return await self._until_some(lambda: app.proxy.cut(of))
 
     async def dark(self, app: App) -> object:
+        before = app.proxy.held
         app.proxy.darken(self._chance.choice([None, None, ENGINE, API, LEASE, DOORBELL]))
+        hit = await self._until_some(lambda: app.proxy.held - before)
         await self._for_a_while(app.proxy, 6)
-        return True
+        return hit
 
     async def stall(self, app: App) -> object:
-        of = self._chance.choice([ENGINE, LEASE, DOORBELL, None])
-        hit = await self._until_some(lambda: app.proxy.stall(of))
+        before, of = app.proxy.held, self._chance.choice([ENGINE, LEASE, DOORBELL, None])
+        await self._until_some(lambda: app.proxy.stall(of))
+        hit = await self._until_some(lambda: app.proxy.held - before)
         await self._for_a_while(app.proxy, 25)
         return hit
 
     async def slow(self, app: App) -> object:
+        before = app.proxy.delayed
         app.proxy.slow_down(self._chance.choice([0.02, 0.1, 0.2]), self._chance.choice([64_000, 256_000, 1e9]))
+        hit = await self._until_some(lambda: app.proxy.delayed - before)
         await self._for_a_while(app.proxy, 6)
-        return True
+        return hit
 
     async def crash_postgres(self, _app: App) -> object:
         async with self._postgres:
@@ -171,7 +185,7 @@ class Nemesis:
             return False
 
     async def _until_some(self, strike: Callable[[], int]) -> int:
-        """Strike until there are connections to be hit: they may be broken already."""
+        """Ask until there is something that was hit."""
         async with asyncio.timeout(HIT_SECONDS):
             while not (hit := strike()):
                 await pause(0.05)

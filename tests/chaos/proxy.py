@@ -50,7 +50,11 @@ class Loss:
 
 
 class Proxy:
-    """Connections to `target`, the server's socket file, that come by `port` of the loopback address."""
+    """Connections to `target`, the server's socket file, that come by `port` of the loopback address.
+
+    `held` and `delayed` count what was kept in the dark or in a stalled connection, and what a slow way took its time
+    for.
+    """
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -62,6 +66,8 @@ class Proxy:
         self.port = 0
         self.latency = 0.0
         self.bandwidth = math.inf
+        self.held = 0
+        self.delayed = 0
 
     @property
     def authority(self) -> str:
@@ -123,6 +129,7 @@ class Proxy:
     async def lit(self, connection: "_Connection") -> None:
         """Wait until the connection gets through."""
         while connection.stalled or self._dark & {None, connection.application}:
+            self.held += 1
             await self._light.wait()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -245,6 +252,7 @@ class _Wire:
             self._writer.write(data)
             await self._writer.drain()
             return
+        self._proxy.delayed += 1
         self._due = math.nextafter(earliest, math.inf)  # timers of one moment keep no order
         loop.call_at(self._due, self._writer.write, data)
 

@@ -16,7 +16,7 @@ from tests.chaos.nemesis import Nemesis
 
 SHORT = (
     "kill",
-    "lost answers",
+    "lost records",
     "freeze",
     "lost answers",
     "cut",
