@@ -3,7 +3,7 @@
 import re
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,10 +39,11 @@ class Edge:
             nonlocal status
             if message["type"] in _STARTS:
                 status = message["status"]
-                headers, state = MutableHeaders(scope=message), scope["state"]
+                headers, state = list(message.get("headers", ())), scope["state"]
                 add_headers(headers, scope["path"], state["request_id"], secure=scope["scheme"] in _SECURE)
                 if standing := state.get("standing"):
-                    headers.update(rate_headers(standing))
+                    headers.extend((name.encode(), text.encode()) for name, text in rate_headers(standing).items())
+                message["headers"] = headers
             await send(message)
 
         try:

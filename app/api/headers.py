@@ -1,40 +1,43 @@
 """Headers that every answer has, whoever gives it."""
 
-from starlette.datastructures import MutableHeaders
-
 from app.auth.errors import Standing
 
-_SECURITY = {
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-}
+RawHeaders = list[tuple[bytes, bytes]]
+
+_SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_API_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _PAGES_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
+    b"content-security-policy",
+    (
+        b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
+    ),
 )
 _PAGES = ("/docs", "/redoc", "/problems")
-_YEAR = 365 * 86_400
+_NO_STORE = (b"cache-control", b"no-store")
+_TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 
 
-def add_headers(headers: MutableHeaders, path: str, request_id: str, *, secure: bool = False) -> None:
+def add_headers(headers: RawHeaders, path: str, request_id: str, *, secure: bool = False) -> None:
     """Add them; what a route has set itself stays. `secure`: the client came by TLS."""
-    headers["x-request-id"] = request_id
-    for name, value in _SECURITY.items():
-        headers.setdefault(name, value)
+    present = {name for name, _ in headers}
+    headers.append((b"x-request-id", request_id.encode()))
+    wanted = [*_SECURITY, _PAGES_POLICY if path.startswith(_PAGES) else _API_POLICY]
     if path.startswith("/api/"):
-        headers.setdefault("cache-control", "no-store")
-    elif path.startswith(_PAGES):
-        headers["content-security-policy"] = _PAGES_POLICY
+        wanted.append(_NO_STORE)
     if secure:
-        headers.setdefault("strict-transport-security", f"max-age={_YEAR}")
+        wanted.append(_TLS_ONLY)
+    headers.extend(header for header in wanted if header[0] not in present)
 
 
 def rate_headers(standing: Standing) -> dict[str, str]:
     """The RateLimit headers of the IETF's draft: the limit, and what is left of it."""
     name = standing.limit_name
     return {
-        "RateLimit-Policy": f'"{name}";q={standing.limit};w={standing.period}',
-        "RateLimit": f'"{name}";r={standing.remaining};t={standing.reset}',
+        "ratelimit-policy": f'"{name}";q={standing.limit};w={standing.period}',
+        "ratelimit": f'"{name}";r={standing.remaining};t={standing.reset}',
     }

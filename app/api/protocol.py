@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import httptools
 import structlog
-from starlette.datastructures import MutableHeaders
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app import clock
@@ -34,7 +33,7 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::
 _TARGET = re.compile(rb"/|https?://[^/?#@]+/", re.IGNORECASE)
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ \S+ HTTP/1\.[01]\r\n")
 _VERSIONS = ("1.1", "1.0")
-_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 log = structlog.get_logger("access")
 
@@ -298,14 +297,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def _problem(self, refusal: Refusal) -> bytes:
         request_id = clock.new_id("req")
         answer = problem(refusal.code, refusal.detail, instance="", request_id=request_id)
-        headers = MutableHeaders(raw=answer.raw_headers)
+        headers = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
         add_headers(headers, "/api/", request_id)
-        headers["connection"] = "close"
         if refusal.code == "method_not_allowed":
-            headers["allow"] = _METHODS
+            headers.append((b"allow", _METHODS))
         elif refusal.code == "overloaded":
-            headers["retry-after"] = "1"
-        lines = b"".join(b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers.raw))
+            headers.append((b"retry-after", b"1"))
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         return STATUS_LINE[answer.status_code] + lines + b"\r\n" + bytes(answer.body)
 
 
