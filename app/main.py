@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 
 from app.api.admission import Admission
+from app.api.cors import Cors
 from app.api.edge import Edge
 from app.api.errors import add_error_handlers
 from app.api.gate import Gate
@@ -107,7 +107,7 @@ def add_middleware(app: FastAPI, settings: Settings) -> None:
     )
     if settings.allowed_origins:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],

@@ -99,6 +99,29 @@ async def test_streams_have_a_limit_of_their_own_and_hold_no_places(strict: Live
             assert (await waits).json()["status"] == "CANCELLED"
 
 
+async def test_what_is_one_too_many_is_told_before_the_database_is_asked(strict: Live, member: Member) -> None:
+    """Three requests of an organisation hang on a lock: its fourth is refused, others and probes are served."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'stepstream-api' "
+        f"AND datname = '{strict.database.name}'"
+    )
+    other = await (await strict.organization()).member()
+    async with strict.database.connected() as locker, member.http() as http, other.http() as another:
+        transaction = locker.transaction()
+        await transaction.start()
+        await locker.execute("LOCK TABLE workflows IN ACCESS EXCLUSIVE MODE")
+        hanging = [asyncio.create_task(http.get("/api/v1/workflows")) for _ in range(3)]
+        while await strict.database.fetchval(waiting) < 3:
+            pass
+        refused = await http.get("/api/v1/workflows")
+        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "overloaded", "1")
+        assert (await another.get("/api/v1/audit-logs")).status_code == 200
+        assert (await another.get("/health/ready")).status_code == 200
+        await transaction.rollback()
+        assert {(await answer).status_code for answer in hanging} == {200}
+        assert (await http.get("/api/v1/workflows")).status_code == 200
+
+
 async def test_a_quota_that_is_used_up_starts_nothing_and_says_until_when(database: Database, tmp_path: Path) -> None:
     async with live_server(database, tmp_path / "data", max_started_per_minute=1) as server:
         async with (await (await server.organization()).member()).http() as http:
@@ -157,9 +180,8 @@ async def test_only_the_configured_origin_may_read_and_without_cookies(strict: L
         for origin in ("https://evil.example.com", f"{PAGE}.evil.com", "null", PAGE.upper(), f"{PAGE}:444"):
             foreign = await http.get("/api/v1/workflows", headers={"Origin": origin})
             assert "access-control-allow-origin" not in foreign.headers
-            async with httpx.AsyncClient(base_url=strict.url) as plain:
-                refused_preflight = await plain.options("/api/v1/workflows", headers={"Origin": origin, **asked})
-            assert refused_preflight.status_code == 400
+            refused_preflight = await http.options("/api/v1/workflows", headers={"Origin": origin, **asked})
+            assert (refused_preflight.status_code, refused_preflight.json()["code"]) == (405, "method_not_allowed")
             assert "access-control-allow-origin" not in refused_preflight.headers
     for answer in (allowed, refused, too_large, preflight):
         assert answer.headers["access-control-allow-origin"] == PAGE

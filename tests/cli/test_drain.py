@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app import clock
 from tests.cli.processes import done, installation, postmaster, stepstream
@@ -75,6 +75,9 @@ async def test_a_stopping_server_tells_everybody_and_lets_what_runs_finish() -> 
                     process.send(signal.SIGTERM)
                     streamed = await sse_events(lines)
                     await _is_told_to_go(http)
+                    with pytest.raises(InvalidStatus) as refused:
+                        await connect(f"ws{url[4:]}{record}/stream", proxy=None)
+                    assert refused.value.response.status_code == 503
                     assert (await waiting).json()["status"] == "RUNNING"
                     assert streamed[-1][0] == "server.draining"
                     with pytest.raises(ConnectionClosed):
