@@ -193,7 +193,7 @@ class WorkflowDefinition(Document):
     rate_limit: RateLimit | None = None
     queue_ttl: Span | None = Field(default=None, description="A run that has not begun by then fails.")
     budget: Budget | None = None
-    on_error: str | None = Field(default=None, min_length=1, max_length=64, description="Workflow run on failure.")
+    on_error: Line | None = Field(default=None, min_length=1, max_length=64, description="Workflow run on failure.")
     steps: tuple[StepDefinition, ...] = Field(min_length=1, max_length=500)
     output: Any = Field(default=None, description="Value with expressions; none: the output of the last steps.")
 

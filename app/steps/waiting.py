@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from app.domain.definition import Deciders, Document
 from app.domain.durations import Duration
-from app.domain.errors import Problem
+from app.domain.errors import Problem, clean_text
 from app.domain.schemas import UnsupportedSchema, compile_schema
 from app.domain.steps import Effect, StepSpec
 from app.domain.waits import SIGNAL_PATTERN, ApprovalWait, Await, SignalWait
@@ -15,6 +15,7 @@ from app.engine.step_types import StepContext
 from app.steps.base import ONE_ATTEMPT, PureStep, TypedStep, invalid_config
 
 THIRTY_DAYS = 30 * 86_400.0
+MAX_APPROVAL_MESSAGE = 10_000
 
 SignalName = Annotated[str, Field(pattern=SIGNAL_PATTERN)]
 
@@ -74,7 +75,9 @@ class WaitForSignalStep(PureStep[SignalConfig]):
 
 class ApprovalConfig(Document):
     title: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="What is to be approved.")
-    message: str | None = Field(default=None, max_length=10_000, description="What the deciders need to know.")
+    message: str | None = Field(
+        default=None, max_length=MAX_APPROVAL_MESSAGE, description="What the deciders need to know."
+    )
     form: dict[str, Any] | None = Field(default=None, description="JSON Schema of what is filled in on approval.")
     deciders: Deciders = Field(default=Deciders(), description="Who may decide; nobody named: who has the permission.")
     quorum: int = Field(default=1, ge=1, le=100, description="Approvals needed; one rejection rejects.")
@@ -124,8 +127,8 @@ class ApprovalStep(TypedStep[ApprovalConfig]):
             raise invalid_config(problems[0].detail)
         approval = ApprovalWait(
             approval_id=context.new_id("appr"),
-            title=config.title,
-            message=config.message,
+            title=clean_text(config.title),
+            message=None if config.message is None else clean_text(config.message, MAX_APPROVAL_MESSAGE),
             form=config.form,
             deciders=config.deciders,
             quorum=config.quorum,

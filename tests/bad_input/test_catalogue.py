@@ -187,3 +187,18 @@ async def test_text_that_only_looks_bad_comes_back_as_it_was(world: World) -> No
     start = {"send": "POST /api/v1/executions", "json": body, "headers": ["Prefer: wait=20"], "it": None}
     ended = await ask(world, start)
     assert (ended.status, ended.json()["status"], ended.json()["input_data"]) == (200, "COMPLETED", payload)
+
+
+async def test_what_people_are_asked_is_stored_whatever_characters_are_in_it(world: World) -> None:
+    question = {"id": "ask", "type": "approval", "with": {"title": "a\u0000b", "message": "${{ input }}"}}
+    async with world.live.http(world.credentials["owner"]) as client:
+        saved = await client.post("/api/v1/workflows", json={"name": "Ask", "steps": [question]})
+        body = {"workflow_id": saved.json()["id"], "input": "c\u0000d"}
+        execution_id = (await client.post("/api/v1/executions", json=body)).json()["id"]
+        path, live = f"/api/v1/executions/{execution_id}/events", {"Accept": "text/event-stream"}
+        async with client.stream("GET", path, headers=live) as events:
+            async for line in events.aiter_lines():
+                if "approval_requested" in line or "execution_failed" in line:
+                    break
+        (approval,) = (await client.get("/api/v1/approvals", params={"execution_id": execution_id})).json()["data"]
+    assert (approval["title"], approval["message"]) == ("ab", "cd")
