@@ -48,13 +48,13 @@ WITH heads AS (
 ), batches AS (
   SELECT h.org_id, h.seq + 1 AS seq, h.hash AS previous, b.*, statement_timestamp() AS sealed_at
     FROM heads h CROSS JOIN LATERAL (
-      SELECT max(position) AS upto, count(*)::int AS size, array_agg(id ORDER BY position, id) AS audit_ids,
-             string_agg(digest, '' ORDER BY position, id) AS digests,
-             string_agg({_joined("id")}, '' ORDER BY position, id) AS joined_ids
+      SELECT max(position) AS upto, count(*)::int AS size, array_agg(id ORDER BY position) AS audit_ids,
+             string_agg(digest, '' ORDER BY position) AS digests,
+             string_agg({_joined("id")}, '' ORDER BY position) AS joined_ids
         FROM (
           SELECT a.position, a.id, {_ROW_DIGEST} AS digest FROM audit_logs a
            WHERE a.org_id = h.org_id AND a.position > h.upto AND a.position <= $2
-           ORDER BY a.position, a.id LIMIT {SEAL_SIZE}) a) b
+           ORDER BY a.position LIMIT {SEAL_SIZE}) a) b
    WHERE b.size > 0
 ), sealed AS (
   INSERT INTO audit_seals (org_id, seq, upto, size, audit_ids, digests, sealed_at, hash)
@@ -78,7 +78,7 @@ SELECT seq, upto, audit_ids, digests, sealed_at, hash FROM audit_seals JOIN (
 
 _ROWS = f"""
 SELECT a.id, a.position, {_ROW_DIGEST} AS digest FROM audit_logs a
- WHERE a.org_id = $1 AND a.position > $2 AND a.position <= $3 ORDER BY a.position, a.id LIMIT $4"""
+ WHERE a.org_id = $1 AND a.position > $2 AND a.position <= $3 ORDER BY a.position LIMIT $4"""
 
 _TAIL = f"""
 WITH newest AS (SELECT seq, upto FROM audit_seals WHERE org_id = $1 ORDER BY seq DESC LIMIT 1)

@@ -12,7 +12,7 @@ import pytest
 
 from app.db import audit_chain
 from app.db.audit_chain import ROW_COLUMNS, SEAL, Verification
-from app.db.audit_sealer import LOCK, AuditSealer
+from app.db.audit_sealer import LOCK, SETUP, AuditSealer
 from app.db.engines import connect
 from app.db.migrate import migrate
 from app.db.urls import ENGINE
@@ -197,6 +197,20 @@ async def test_a_sealer_that_is_cut_off_anywhere_leaves_a_sound_chain(
         assert fault.hits == 1
         found = await seal(log, next_one)
     assert (found.seals, found.rows, found.broken) == (1, 2, None)
+
+
+async def test_a_seal_takes_the_next_rows_from_the_index_however_many_wait(log: Database) -> None:
+    """Nothing is known yet of a table that has just been filled: that must not make it sort all of them each time."""
+    await log.execute(
+        "INSERT INTO audit_logs (id, org_id, action, success) "
+        "SELECT 'audit_' || n, $1, 'user.login', true FROM generate_series(1, 5000) n", ORG,
+    )  # fmt: skip
+    async with log.connected(ENGINE) as connection:
+        await connection.execute(SETUP)
+        await connection.execute(f"PREPARE sealing(text, bigint) AS {SEAL}")
+        plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN EXECUTE sealing('', 5000)"))
+    assert "Index Scan using ix_audit_logs_org_id_position" in plan
+    assert "Sort" not in plan
 
 
 async def test_many_organisations_are_sealed_in_one_round(log: Database) -> None:
