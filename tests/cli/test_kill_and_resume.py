@@ -14,6 +14,7 @@ import asyncpg
 import httpx
 
 from app.db.engines import DriverConnection, connect
+from app.db.invariants import Verdict, examine
 from app.domain.events import TERMINAL_TYPES
 from app.domain.states import ExecutionStatus
 from tests.cli.processes import done, installation, postmaster, stepstream, superuser_url
@@ -143,6 +144,11 @@ def check_effects(outside: Sink, before: dict[str, asyncpg.Record], after: dict[
         assert outside.effects[path] == 2, path
 
 
+async def broken(database: DriverConnection) -> list[Verdict]:
+    """What doctor would find."""
+    return [verdict for verdict in await examine(database) if verdict.count or verdict.unknown]
+
+
 async def test_500_executions_survive_kill_9_of_their_process() -> None:
     async with installation() as data_dir, sink() as outside:
         outside.holds = lambda _path: sum(outside.effects.values()) % HELD_EVERY == 0
@@ -153,12 +159,14 @@ async def test_500_executions_survive_kill_9_of_their_process() -> None:
             await fleet.save(url, workflows(outside.url))
             starting = asyncio.create_task(fleet.start_all(url))
             await outside.until(lambda: sum(outside.effects.values()) >= EFFECTS_BEFORE_THE_KILL)
+            database = await connect(superuser_url(data_dir), "test")
+            assert await broken(database) == [], "work under way is no fault"
             await first.stops(signal.SIGKILL)
             await starting
-        outside.release()
-        await outside.quiet()
-        database = await connect(superuser_url(data_dir), "test")
         try:
+            assert await broken(database) == [], "nor is a process that has just died"
+            outside.release()
+            await outside.quiet()
             assert await database.fetchval("SELECT count(*) FROM executions WHERE status <> ALL($1)", TERMINAL) > 0
             accepted = {row["id"] for row in await database.fetch("SELECT id FROM executions")}
             assert set(fleet.ids.values()) <= accepted
