@@ -98,7 +98,7 @@ class Client:
 
     async def insist(self, number: int) -> None:
         while not await self.start(number):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0)
 
     async def ready(self) -> tuple[int, str]:
         answer = await self.http.get("/health/ready")
@@ -108,7 +108,7 @@ class Client:
         end = time.monotonic() + seconds
         while not await condition():
             assert time.monotonic() < end
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0)
 
     async def all_right(self) -> None:
         for number, execution_id in self.ids.items():
