@@ -9,10 +9,12 @@ import asyncio
 import logging
 
 from alembic import context
+from alembic.runtime.migration import MigrationInfo
+from alembic.script import Script
 from sqlalchemy import Connection
 
 from app.crashpoints import crashpoint
-from app.db.migrate import migration_connection
+from app.db.migrate import mark, migration_connection
 from app.db.tables import metadata
 from app.settings import Settings, SettingsError
 
@@ -23,15 +25,17 @@ def run(connection: Connection) -> None:
         connection=connection,
         target_metadata=metadata,
         transaction_per_migration=True,
-        on_version_apply=lambda step, **_: _applied(applied, str(step.up_revision_id)),
+        on_version_apply=lambda step, **_: _applied(connection, step, applied),
     )
     with context.begin_transaction():
         context.run_migrations()
 
 
-def _applied(applied: list[str], revision: str) -> None:
+def _applied(connection: Connection, step: MigrationInfo, applied: list[str]) -> None:
+    if step.is_upgrade and isinstance(step.up_revision, Script):
+        connection.exec_driver_sql(mark(step.up_revision))
     crashpoint("in_migration")
-    applied.append(revision)
+    applied.append(str(step.up_revision_id))
 
 
 async def run_from_command_line() -> None:

@@ -5,14 +5,15 @@ on a lock that it does not get soon, rather than have the requests behind it que
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,6 +27,9 @@ from app.domain.errors import StepstreamError
 
 _LOCK = "SELECT pg_advisory_lock(hashtextextended('stepstream migrate', 0))"
 _LOCK_TIMEOUT = "5s"
+_MARK_TEXT = "Serves versions of Stepstream from revision {} on"
+_MARK = f"COMMENT ON TABLE public.alembic_version IS '{_MARK_TEXT}'"
+_MARKED = "obj_description('public.alembic_version'::regclass, 'pg_class')"
 # Alembic keeps the migration that runs in globals of its own: two at once would write into each other's database.
 _alembic = asyncio.Lock()
 
@@ -86,6 +90,23 @@ def known_revisions() -> tuple[str, frozenset[str]]:
     if head is None:
         raise FileNotFoundError(f"no migrations in {scripts.dir}: the installation is incomplete")
     return head, frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def mark(script: Script) -> str:
+    """The statement that leaves a mark, with a migration, of how old a process may be that uses its schema.
+
+    A migration whose module says `additive = True` only adds what processes of the version before do not see: they may
+    go on, and start anew. Any other is for its own version and later ones.
+    """
+    if not getattr(script.module, "additive", False):
+        return _MARK.format(script.revision)
+    return f"DO $$ BEGIN IF {_MARKED} IS NULL THEN {_MARK.format(script.down_revision)}; END IF; END $$"
+
+
+async def serves(connection: DriverConnection, known: Collection[str]) -> bool:
+    """Whether a schema of a revision that this version does not know serves it nevertheless, by its mark."""
+    found = re.fullmatch(_MARK_TEXT.format(r"(\w+)"), await connection.fetchval(f"SELECT {_MARKED}") or "")
+    return found is not None and found[1] in known
 
 
 def _upgrade(connection: Connection, applied: list[str]) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 
 from app.db.engines import DriverConnection, connect
 from app.db.errors import translated
-from app.db.migrate import SchemaOutdated, known_revisions
+from app.db.migrate import SchemaOutdated, known_revisions, serves
 from app.db.urls import LOGINS
 from app.domain.errors import StepstreamError
 
@@ -187,8 +187,11 @@ async def check(urls: Mapping[str, str]) -> list[str]:
                 findings += await _check_login(connection, role)
                 warnings |= dict.fromkeys(await server_warnings(connection))
                 if not catalogue_seen:
-                    await check_schema(connection)
-                    findings += [finding for rule in RULES for finding in await violations(connection, rule)]
+                    newer = await check_schema(connection)
+                    warnings |= dict.fromkeys(newer)
+                    # Which keys of a newer version's tables are its server's own, only that version knows.
+                    rules = [rule for rule in RULES if not newer or rule != "M5"]
+                    findings += [finding for rule in rules for finding in await violations(connection, rule)]
                     catalogue_seen = True
             finally:
                 await connection.close()
@@ -226,8 +229,11 @@ def outdated_server(major: int, minor: int) -> str | None:
     return f"The server is Postgres {major}.{minor}, whose holes any login can use: update it to {major}.{patched}"
 
 
-async def check_schema(connection: DriverConnection) -> None:
-    """Raise SchemaOutdated unless the database has the schema of this version."""
+async def check_schema(connection: DriverConnection) -> list[str]:
+    """Raise SchemaOutdated unless the database has the schema of this version, or one that serves it, too.
+
+    Returns a warning in the latter case: while versions change, processes of the one before may start anew.
+    """
     head, known = known_revisions()
     try:
         revision = await connection.fetchval("SELECT version_num FROM public.alembic_version")
@@ -235,6 +241,8 @@ async def check_schema(connection: DriverConnection) -> None:
         revision = None
     if revision is None:
         raise SchemaOutdated("This database is not migrated, or not completely: run `stepstream migrate`")
+    if revision not in known and await serves(connection, known):
+        return [f"This database is at revision {revision} of a newer version: update this process, too"]
     if revision not in known:
         raise SchemaOutdated(
             f"This database is at revision {revision}, which this version of Stepstream does not know: "
@@ -242,3 +250,4 @@ async def check_schema(connection: DriverConnection) -> None:
         )
     if revision != head:
         raise SchemaOutdated(f"This database is at revision {revision} and needs {head}: run `stepstream migrate`")
+    return []

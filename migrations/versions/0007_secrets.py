@@ -7,6 +7,7 @@ revision = "0007"
 down_revision = "0006"
 branch_labels = None
 depends_on = None
+additive = True
 
 ID = sa.Text(collation="C")
 OWN_ROWS = "org_id = NULLIF(current_setting('app.org_id', true), '')"

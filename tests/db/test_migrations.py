@@ -185,6 +185,17 @@ async def test_a_database_ahead_of_this_version_is_left_alone(database: Database
     assert await database.fetchval("SELECT version_num FROM alembic_version") == "9999"
 
 
+async def test_the_schema_says_which_versions_it_serves(database: Database) -> None:
+    """The migrations behind 0004 only add; the mark of a database that has none begins with what it was before."""
+    marked = "SELECT obj_description('alembic_version'::regclass, 'pg_class')"
+    mark = "Serves versions of Stepstream from revision 0004 on"
+    assert await database.fetchval(marked) == mark
+    await downgrade(database, "0004")
+    await database.execute("COMMENT ON TABLE alembic_version IS NULL")
+    assert await migrate(database.admin_url, password_for) == ALL[4:]
+    assert await database.fetchval(marked) == mark
+
+
 async def downgrade(database: Database, revision: str) -> None:
     def run(connection: Connection) -> None:
         config = alembic_config()

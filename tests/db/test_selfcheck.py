@@ -3,7 +3,7 @@
 import pytest
 
 from app.db import selfcheck
-from app.db.migrate import SchemaOutdated
+from app.db.migrate import SchemaOutdated, known_revisions
 from app.db.selfcheck import RULES, SelfCheckError, violations
 from app.db.urls import API, ENGINE, LOGINS, with_login
 from app.domain.errors import Unavailable
@@ -117,11 +117,25 @@ async def test_lax_durability_is_a_warning(database: Database) -> None:
     )
 
 
+async def test_a_newer_schema_that_only_added_something_serves_with_a_warning(database: Database) -> None:
+    head, _ = known_revisions()
+    mark = "COMMENT ON TABLE alembic_version IS 'Serves versions of Stepstream from revision {} on'"
+    await database.execute(f"UPDATE alembic_version SET version_num = '9999'; {mark.format(head)}")
+    (warning,) = [said for said in await selfcheck.check(database.role_urls()) if "9999" in said]
+    assert "newer version" in warning
+    await database.execute(mark.format("9999"))
+    with pytest.raises(SchemaOutdated, match="does not know"):
+        await selfcheck.check(database.role_urls())
+
+
 @pytest.mark.parametrize(
     ("state", "advice"),
     [
         ("UPDATE alembic_version SET version_num = '0001'", "at revision 0001 and needs .*stepstream migrate"),
-        ("UPDATE alembic_version SET version_num = '9999'", "at revision 9999, which this version .* does not know"),
+        (
+            "UPDATE alembic_version SET version_num = '9999'; COMMENT ON TABLE alembic_version IS NULL",
+            "at revision 9999, which this version .* does not know",
+        ),
         ("DELETE FROM alembic_version", "not migrated.*stepstream migrate"),
         ("DROP TABLE alembic_version", "not migrated.*stepstream migrate"),
         ("REVOKE ALL ON alembic_version FROM stepstream_api", "not migrated, or not completely"),
