@@ -66,6 +66,7 @@ class Client:
             if (record := dict(answer.json()))["completed_at"]:
                 return record
             if record["status"] == "PAUSED":
+                await self.insist("PATCH", f"/executions/{execution_id}/budget", json={"max_steps": 1_000})
                 await self.insist("POST", f"/executions/{execution_id}/resume", json={})
 
     async def up(self) -> App:

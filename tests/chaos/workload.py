@@ -6,6 +6,7 @@ A story is one wish of a client, told to its end: it is under way when processes
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from tests.chaos.client import Client
@@ -76,13 +77,29 @@ def workflows(url: str) -> list[dict[str, Any]]:
         ],
         "broken": [call("a", "input.h"), call("b", of("a"), "a"), call("c", of("b"), "b")],
     }
-    graphs["limited"] = graphs["diamond"]
-    last = {"diamond": "d", "limited": "d", "tree": "c", "chain": "c", "broken": "c"}
+    meddled = [
+        *graphs["tree"][:2],
+        step("go", "wait_for_signal", signal | {"timeout": "2s", "on_timeout": "continue"}),
+        step("ok", "approval", approval | {"deadline": "2s", "on_deadline": "approve"}, "sub", "go", run_if="all_done"),
+        call("c", "input.h", "ok.approved"),
+    ]
+    graphs |= {
+        "limited": graphs["diamond"],
+        "newest": graphs["diamond"],
+        "rated": graphs["diamond"],
+        "meddled": meddled,
+    }
+    last = {"diamond": "d", "limited": "d", "newest": "d", "rated": "d"}
+    last |= {"tree": "c", "chain": "c", "broken": "c", "meddled": "c"}
     outputs = {name: {"h": f"${{{{ {of(last.get(name, 'b'))} }}}}"} for name in graphs}
     outputs["tree"]["each"] = "${{ steps.each.output.map(answer, answer.body.h) }}"
     outputs["mailing"] = {"each": outputs["tree"]["each"]}
     outputs["family"] = {"each": "${{ steps.subs.output.map(child, child.h) }}"}
-    more = {"limited": {"concurrency": {"limit": 2, "key": "one"}}}
+    more: dict[str, dict[str, Any]] = {
+        "limited": {"concurrency": {"limit": 2, "key": "one"}},
+        "newest": {"concurrency": {"limit": 1, "key": "newest", "on_limit": "cancel_oldest"}},
+        "rated": {"rate_limit": {"limit": 3, "per": "1s"}},
+    }
     return [
         {"id": f"wf_{name}", "name": name, "steps": steps, "output": outputs[name], **more.get(name, {})}
         for name, steps in graphs.items()
@@ -166,6 +183,28 @@ async def limited(wish: Wish) -> None:
     """Of these only two run at once, wherever they run."""
     a = chained(wish.seed, "a")
     await wish.done("limited", {"h": chained(chained(a, "b") + chained(a, "c"), "d")})
+
+
+async def newest(wish: Wish) -> None:
+    """Of these only the newest runs: it takes the place of whoever did."""
+    record = await wish.client.ended(await wish.start("newest"))
+    if record["status"] != "COMPLETED":
+        assert record["status"] == "CANCELLED", record
+
+
+async def rated(wish: Wish) -> None:
+    """Of these so many begin in a second."""
+    a = chained(wish.seed, "a")
+    await wish.done("rated", {"h": chained(chained(a, "b") + chained(a, "c"), "d")})
+
+
+async def later(wish: Wish) -> None:
+    """A run that waits for its time."""
+    at = datetime.now(UTC) + timedelta(seconds=wish.chance.uniform(0, 2))
+    execution_id = await wish.start("diamond", {"start_at": at.isoformat()})
+    a = chained(wish.seed, "a")
+    expected = {"h": chained(chained(a, "b") + chained(a, "c"), "d")}
+    wish.completed(await wish.client.ended(execution_id), expected)
 
 
 async def tree(wish: Wish) -> None:
@@ -256,6 +295,19 @@ async def stepped(wish: Wish) -> None:
     wish.completed(await wish.client.ended(execution_id), {"h": chained(wish.seed, "a", "b")})
 
 
+async def meddled(wish: Wish) -> None:
+    """A run that people ask this and that of; whatever comes of it, it ends, and its record is whole."""
+    execution_id = await wish.start("meddled", items=[*range(4)])
+    path = f"/executions/{execution_id}"
+    for _ in range(wish.chance.randrange(8)):
+        method, ask, body = wish.chance.choice(MEDDLING)
+        await wish.client.insist(method, f"{path}/{ask}", json=body)
+        await pause(wish.chance.uniform(0, 0.3))
+    record = await wish.client.ended(execution_id)
+    if record["status"] != "COMPLETED" and wish.chance.random() < 0.5:
+        await wish.repair(execution_id)
+
+
 async def paused(wish: Wish) -> None:
     """A run that is stopped on its way, and goes on."""
     execution_id = await wish.start("diamond")
@@ -266,6 +318,21 @@ async def paused(wish: Wish) -> None:
     expected = {"h": chained(chained(a, "b") + chained(a, "c"), "d")}
     wish.completed(await wish.client.ended(execution_id), expected)
 
+
+MEDDLING: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("POST", "pause", {}),
+    ("POST", "pause", {}),
+    ("POST", "resume", {}),
+    ("POST", "resume", {}),
+    ("POST", "step", {}),
+    ("POST", "cancel", {}),
+    ("POST", "terminate", {}),
+    ("POST", "signal", {"name": "go", "payload": 1}),
+    ("PUT", "breakpoints", {"steps": ["sub", "c"]}),
+    ("PUT", "steps/go/output", {"output": {"signal": None, "payload": 2, "signals": {}}}),
+    ("PATCH", "budget", {"max_steps": 4}),
+    ("PATCH", "budget", {"max_steps": 1000}),
+)
 
 STORIES: dict[str, Story] = {
     story.__name__: story
@@ -285,5 +352,9 @@ STORIES: dict[str, Story] = {
         terminated,
         stepped,
         paused,
+        newest,
+        rated,
+        later,
+        meddled,
     )
 }
