@@ -10,9 +10,11 @@ from starlette.responses import Response
 
 from app.api.parameters import Parameters
 from app.api.strict_json import read_json
-from app.domain.errors import ConnectionLost, StepstreamError
+from app.domain.errors import ConnectionLost, Problem, Problems, StepstreamError
 
 JSON = "application/json"
+MAX_FIELDS = 100
+"""Of the object that a body is: no route knows so many, and each that is unknown costs time and memory to tell."""
 
 
 class StrictRequest(Request):
@@ -34,7 +36,11 @@ class StrictRequest(Request):
         """The body's value; an error, which no model takes for a value, if there is none."""
         try:
             demand_media_type(self, {JSON})
-            return read_json(await self.body())
+            value = read_json(await self.body())
+            if isinstance(value, dict) and len(value) > MAX_FIELDS:
+                detail = f"The body has more than {MAX_FIELDS} fields"
+                raise Problems(detail, [Problem("unknown_field", detail)])
+            return value
         except StepstreamError as error:
             self.refusal = self.refusal or error
             return error

@@ -55,10 +55,12 @@ class Bound(NamedTuple):
 _EMPTY = Bound(0, 0, 0)
 
 
-def check_work(tree: Node, values: Mapping[str, JSON]) -> None:
-    """Raise TooMuch if evaluating a tree could be too much; `values` are those of its free names."""
-    if _Bounds(values, loop_depth(tree) > 1).of(tree, {}).work > MAX_WORK:
+def check_work(tree: Node, values: Mapping[str, JSON]) -> int:
+    """What evaluating a tree takes at most; `values` are those of its free names. Raises TooMuch."""
+    work = _Bounds(values, loop_depth(tree) > 1).of(tree, {}).work
+    if work > MAX_WORK:
         raise TooMuch("it could take too much work or memory with values of this size")
+    return work
 
 
 @dataclass(frozen=True, slots=True)

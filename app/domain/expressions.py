@@ -16,7 +16,7 @@ import orjson
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_encoders, ext_math, ext_optional, ext_strings
 
-from app.domain.cel_cost import TooMuch, check_work
+from app.domain.cel_cost import MAX_WORK, TooMuch, check_work
 from app.domain.cel_functions import FUNCTIONS
 from app.domain.cel_tree import Call, Constant, Node, free_names, loop_depth, nodes, read_tree, resolve
 from app.domain.cel_words import compile_words, runtime_words
@@ -27,6 +27,7 @@ from app.domain.regex_cost import states_of
 MAX_EXPRESSION = 2_000
 MAX_VALUE = 1 << 24
 """Characters, roughly, of the JSON that the expressions of one value may come to."""
+MAX_WORK_OF_ALL = 8 * MAX_WORK
 MAX_LOOP_DEPTH = 6
 MAX_EXPRESSIONS = 5_000
 """In one workflow."""
@@ -51,6 +52,8 @@ _EXTENSIONS = (ext_strings.ExtStrings, ext_math.ExtMath, ext_encoders.ExtEncoder
 _INT64 = range(-(1 << 63), 1 << 63)
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _NODE_SIZE = 64
+_HAND_OVER = 4
+"""What it takes to give CEL a byte of JSON."""
 _MATCHES = cel.NewEnv(variables={"pattern": cel.Type.STRING}).compile("''.matches(pattern)")
 
 
@@ -140,15 +143,15 @@ class Expression:
     def evaluate(self, lookup: Lookup, room: "Room | None" = None) -> JSON:
         """Its value; raises StepError with `expression_error`, `expression_limit` or `output_not_json`.
 
-        The value is a fresh one, and takes its size out of `room`.
+        The value is a fresh one, and takes its size and its work out of `room`.
         """
         room = room or Room()
         values = {name: lookup(name) for name in self.names}
         try:
             if (found := resolve(self.tree, values)) is not None:
                 return room.copy(found[1])
-            values = _readable(values)
-            check_work(self.tree, values)
+            values, size = _readable(values)
+            room.work(check_work(self.tree, values) + _HAND_OVER * size)
             return self._evaluated(values, room)
         except _Refusal as refusal:
             raise self._error(refusal.code, str(refusal)) from None
@@ -174,6 +177,13 @@ class Room:
 
     def __init__(self) -> None:
         self._left = MAX_VALUE
+        self._work_left = MAX_WORK_OF_ALL
+
+    def work(self, work: int) -> None:
+        """Raises if there is no time for so much work: one value may have thousands of expressions."""
+        self._work_left -= work
+        if self._work_left < 0:
+            raise _Refusal("expression_limit", "the expressions of this value together could take too much work")
 
     def take(self, size: int) -> None:
         """Raises if there is not so much room."""
@@ -247,8 +257,8 @@ def _what_there_is(name: str) -> str:
             return "which is no name or function; names are `input`, `execution.id`, `steps.<id>.output` and the like"
 
 
-def _readable(values: dict[str, JSON]) -> dict[str, JSON]:
-    """Values as CEL can take them: it would cut text at a NUL, and knows whole numbers of 64 bits only."""
+def _readable(values: dict[str, JSON]) -> tuple[dict[str, JSON], int]:
+    """Values as CEL can take them, and their size: it would cut text at a NUL, and knows numbers of 64 bits only."""
     given = list(values.values())
     try:
         text = orjson.dumps(given, option=orjson.OPT_STRICT_INTEGER)
@@ -260,7 +270,7 @@ def _readable(values: dict[str, JSON]) -> dict[str, JSON]:
             raise _Refusal("expression_error", f"a value it uses is not JSON: {error}") from None
     if b"\\u0000" in text and _NUL.search(text):
         raise _Refusal("expression_error", "text with a NUL character cannot be used in expressions")
-    return values
+    return values, len(text)
 
 
 def _doubled(value: JSON) -> JSON:

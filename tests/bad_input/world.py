@@ -154,6 +154,7 @@ def expressions() -> dict[str, Any]:
         loops = f"[1].map(x{depth}, {loops})"
     return {
         "expressions_5001": ["${{ 1 }}"] * 5_001,
+        "expressions_4000_of_input": ["${{ input.size() }}"] * 4_000,
         "text_of_expressions_5001": "${{ 1 }}" * 5_001,
         "labels_33": {f"k{number}": "v" for number in range(33)},
         "labels_50000": {f"k {number}": "v" for number in range(50_000)},
