@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 
+import httpx
 import pytest
 import websockets
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
@@ -217,3 +218,25 @@ async def test_random_cuts_and_cursors_add_up_to_the_table(live, owner, client, 
         for event in received:
             assert seen.setdefault(event["seq"], event) == event, "the same event each time"
     assert [seen[seq] for seq in sorted(seen)] == await stored(client, execution_id)
+
+
+async def test_events_of_a_newer_version_are_shown_as_they_are(live, owner, client, database):
+    """While versions change, a process reads what one after it has recorded, which its description knows nothing of."""
+    steps = [{"id": "a", "type": "log", "with": {"message": "1"}}]
+    execution_id = await start(client, {"name": "Quick", "steps": steps})
+    path = f"/api/v1/executions/{execution_id}"
+    await client.get(path, headers={"Prefer": "wait=20"})
+    await database.execute(
+        "UPDATE execution_events SET type = 'step_teleported', data = '{\"to\": \"moon\"}' "
+        "WHERE execution_id = $1 AND type = 'step_log'",
+        execution_id,
+    )
+    headers = {"Authorization": f"Bearer {owner.token}"}
+    async with httpx.AsyncClient(base_url=live.url, headers=headers) as unchecked:
+        page = await stored(unchecked, execution_id)
+    (shown,) = [event for event in page if event["type"] == "step_teleported"]
+    assert (shown["step_id"], shown["data"]) == ("a", {"to": "moon"})
+    async with socket(live, owner, f"{path}/stream") as connection:
+        assert await read_all(connection) == page
+    for view in ("", "/steps", "/logs", "/explain", "/timeline", "/graph", "/lineage"):
+        assert (await client.get(path + view)).status_code == 200
