@@ -312,7 +312,13 @@ class Driver:
 
     def _spawn(self, start: StartStep) -> None:
         step, context = self._workflow.step(start.path), self._context(start)
-        self._attempts.begin(start.path, step, context, self._attempt(start, context), f"{self._claim.id}/{start.path}")
+        self._attempts.begin(start.path, step, context, self._effect(start, context), f"{self._claim.id}/{start.path}")
+
+    async def _effect(self, start: StartStep, context: AttemptContext) -> Outcome:
+        """An attempt that the world may see; since its launch the process may have stood still longer than a lease."""
+        if not await self._ports.lease_trusted(self._claim.owner):
+            return Aborted()  # and so will be this driver
+        return await self._attempt(start, context)
 
     def _context(self, start: StartStep) -> AttemptContext:
         state, step = self._snapshot.state(start.path), self._workflow.step(start.path)

@@ -5,9 +5,11 @@ import itertools
 
 import pytest
 
+from app import clock
 from app.db.urls import ENGINE
 from app.db.workers import RENEW
 from app.domain.errors import Unavailable
+from app.domain.steps import Done
 from app.engine.leases import Leases
 from app.engine.ports import Recorded
 from app.engine.rescuer import Rescuer
@@ -284,6 +286,26 @@ async def test_in_doubt_nothing_starts_and_when_the_doubt_ends_all_goes_on(datab
         for each in (execution_id, waiting):
             row = await running.finish(each)
             assert (row["status"], row["lease_epoch"]) == ("COMPLETED", 1)
+
+
+async def test_a_process_that_stood_still_starts_nothing_before_it_knows_its_lease_again(database):
+    """A step blocks the event loop for longer than the lease lives, when the one beside it is about to start."""
+    trusted = []
+
+    async def stand_still(context, config):
+        until = clock.monotonic() + 1.5
+        while clock.monotonic() < until:
+            pass
+        return Done()
+
+    async def look(context, config):
+        trusted.append(running.orchestrator.lease_trusted)
+        return Done()
+
+    types = {"still": Step(stand_still), "look": Step(look)}
+    async with engine(database, types=types, lease_ttl=1.0) as running:
+        row = await running.run({"id": "a", "type": "still"}, {"id": "b", "type": "look"})
+    assert (row["status"], trusted) == ("COMPLETED", [True])
 
 
 async def test_a_renewal_that_gets_no_answer_is_given_up_for_a_new_one_in_time(database):
