@@ -2,7 +2,8 @@
 
 A request holds a place from the moment it has arrived whole until it is answered, so that slow clients hold none. Who
 only waits, for the end of a run or for events, gives the place back. One organisation gets three quarters of the
-places, so that there are some for others.
+places, so that there are some for others. What queues behind a place, as new executions do for the recorder, is
+bounded by the places; transitions of running executions are bounded by their number.
 """
 
 from collections import Counter

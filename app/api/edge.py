@@ -62,7 +62,7 @@ def _note_client(scope: Scope) -> None:
     headers, client = Headers(scope=scope), scope.get("client")
     scope.setdefault("state", {}).update(
         request_id=_request_id(headers),
-        ip_address=client[0] if client else None,
+        ip_address=client[0][:64] if client else None,  # a proxy may have named it
         user_agent=_printable(headers.get("user-agent")),
     )
     _strip_slash(scope)

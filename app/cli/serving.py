@@ -5,7 +5,7 @@ import gc
 import resource
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,7 @@ def configuration(app: "ASGIApp", settings: "Settings") -> uvicorn.Config:
         head_seconds=settings.header_timeout,
         body_seconds=settings.body_timeout,
         hosts=frozenset(host.lower() for host in settings.allowed_hosts),
-        max_connections=min(settings.max_connections, _descriptors() - RESERVED_DESCRIPTORS),
+        max_connections=max(10, min(settings.max_connections, _descriptors() - RESERVED_DESCRIPTORS)),
         max_bytes=settings.max_request_bytes,
     )
     protocol: Any = partial(GuardedProtocol, lobby=Lobby(limits))
@@ -162,8 +162,9 @@ def _descriptors() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return max(soft, wanted)
+        with suppress(OSError, ValueError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 async def _first_of(awaited: Coroutine[Any, Any, object], task: "asyncio.Task[None]") -> None:
