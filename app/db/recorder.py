@@ -103,6 +103,11 @@ class GroupRecorder:
             raise result
         return result
 
+    async def kept(self, org_id: str, key: str) -> AlreadyAccepted | None:
+        """What an idempotency key stands for; raises Unavailable."""
+        rows = await self._acceptor.read(KEPT_KEYS, [org_id], [key])
+        return next((AlreadyAccepted(row["execution_id"], row["fingerprint"]) for row in rows), None)
+
     async def record(self, transition: Transition) -> RecordResult:
         """Write one transition; its events are published even if nobody waits for the answer any more."""
         writer = self._writers[crc32(transition.execution_id.encode()) % len(self._writers)]

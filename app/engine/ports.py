@@ -109,6 +109,9 @@ class Recorder(Protocol):
     async def create(self, new: NewExecution) -> Accepted | AlreadyAccepted:
         """Accept an execution; raises Unavailable if the database does not answer in time."""
 
+    async def kept(self, org_id: str, key: str) -> AlreadyAccepted | None:
+        """What an idempotency key stands for; raises Unavailable."""
+
     async def record(self, transition: Transition) -> RecordResult:
         """Write one transition through the fence; waits out an unavailable database."""
 

@@ -13,7 +13,7 @@ from app.db.quotas import StartQuota
 from app.db.workflow_source import WorkflowSource
 from app.domain.compiled import CompiledWorkflow, Slots
 from app.domain.context import run_context
-from app.domain.errors import Conflict, NotFound, Problem, Problems, StepError
+from app.domain.errors import Conflict, NotFound, Problem, Problems, StepError, StepstreamError
 from app.domain.jsontext import JSON, encode
 from app.domain.states import ExecutionStatus
 from app.engine.definitions import Definitions, invalid
@@ -119,8 +119,26 @@ class Starts:
         Raises NotFound for an unknown workflow, Conflict for an archived one, Problems for a workflow that cannot run
         (`workflow_invalid`), an input that does not fit (`input_schema_mismatch`), options that name unknown steps, or
         a key that stands for another request (`idempotency_key_reused`), Throttled when the organisation has used up
-        its quota.
+        its quota. What a key stands for is answered whatever has become of the workflow or the quota since.
         """
+        try:
+            new = await self._admitted(caller, request)
+        except StepstreamError:
+            key = request.idempotency_key
+            if key is not None and (earlier := await self._recorder.kept(caller.org_id, key)) is not None:
+                return await self._replay(caller, request, earlier)
+            raise
+        match await self._recorder.create(new):
+            case Accepted(created_at):
+                metrics.executions_started.inc()
+                self._nudge()
+                row = _accepted_row(new, created_at, request.labels)
+                # Who sent the input sees it again; that of a retry or a replay is another's.
+                return Started(row if request.origin is FRESH else shown(caller, row), replayed=False)
+            case AlreadyAccepted() as earlier:
+                return await self._replay(caller, request, earlier)
+
+    async def _admitted(self, caller: Caller, request: StartRequest) -> NewExecution:
         workflow, version = await self.startable(caller, request.workflow_id, request.version)
         missing = self._definitions.missing_setup(workflow)
         if missing := [*missing, *await self._secrets.problems(caller.org_id, workflow)]:
@@ -132,15 +150,7 @@ class Starts:
             raise Problems(f"{problems[0].pointer}: {problems[0].detail}", problems)
         new = _new_execution(caller, request, workflow, version)
         await self._quota.take(caller.org_id)
-        match await self._recorder.create(new):
-            case Accepted(created_at):
-                metrics.executions_started.inc()
-                self._nudge()
-                row = _accepted_row(new, created_at, request.labels)
-                # Who sent the input sees it again; that of a retry or a replay is another's.
-                return Started(row if request.origin is FRESH else shown(caller, row), replayed=False)
-            case AlreadyAccepted() as earlier:
-                return await self._replay(caller, request, earlier)
+        return new
 
     async def startable(
         self, caller: Caller, workflow_id: str, version: int | None = None

@@ -68,6 +68,19 @@ async def test_a_repeated_request_with_a_key_is_the_same_execution(client):
     assert by_path.json()["id"] == first.json()["id"]
 
 
+async def test_a_key_answers_what_it_stands_for_though_the_workflow_takes_no_more_executions(client, database):
+    """Whoever got no answer asks again, and must not hear that nothing was started."""
+    workflow_id = await save(client)
+    headers, body = {"Idempotency-Key": "before"}, {"workflow_id": workflow_id, "input": "x"}
+    first = await client.post("/api/v1/executions", json=body, headers=headers)
+    await database.execute("UPDATE workflows SET archived_at = now() WHERE id = $1", workflow_id)
+    again = await client.post("/api/v1/executions", json=body, headers=headers)
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert again.headers["idempotency-replayed"] == "true"
+    other = await client.post("/api/v1/executions", json=body, headers={"Idempotency-Key": "after"})
+    assert other.status_code == 409
+
+
 async def test_a_key_that_stands_for_another_request_is_refused(client, database):
     workflow_id = await save(client)
     headers = {"Idempotency-Key": "order-2"}

@@ -126,8 +126,11 @@ async def test_a_quota_that_is_used_up_starts_nothing_and_says_until_when(databa
     async with live_server(database, tmp_path / "data", max_started_per_minute=1) as server:
         async with (await (await server.organization()).member()).http() as http:
             workflow_id = await save(http, {"name": "One", "steps": [{"id": "a", "type": "set", "with": {}}]})
-            answers = [await http.post(f"/api/v1/workflows/{workflow_id}/execute") for _ in range(3)]
+            path, key = f"/api/v1/workflows/{workflow_id}/execute", {"Idempotency-Key": "one"}
+            first, replayed = [await http.post(path, headers=key) for _ in range(2)]
+            answers = [first, *[await http.post(path) for _ in range(2)]]
             listed = (await http.get("/api/v1/executions")).json()["data"]
+    assert (replayed.status_code, replayed.json()["id"]) == (201, first.json()["id"]), "it starts nothing"
     started = [answer for answer in answers if answer.status_code == 201]
     assert len(listed) == len(started) <= 2  # the minute may have changed meanwhile
     refused = answers[-1] if answers[-1].status_code == 429 else answers[1]
