@@ -76,6 +76,7 @@ async def dies_at(app: App, point: str) -> None:
     assert f"crashpoint {point.partition(':')[0]}\n" in app.process.text
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_whoever_dies_anywhere_leaves_a_record_to_go_on_from(shape: str, world: World) -> None:
     (app,) = world.deployment.apps
