@@ -157,7 +157,7 @@ class Lineages:
         request: RetryRequest | ReplayRequest,
     ) -> Started:
         version = row["workflow_version"] if request.version == "same" else None
-        workflow, number = await self._starts.startable(caller, row["workflow_id"], version)
+        workflow, number = await self._starts.version(caller, row["workflow_id"], version)
         if redo.from_step is not None and (problem := _step_problem(workflow, outcomes, redo.from_step)):
             raise Problems(problem.detail, [problem])
         retry = isinstance(request, RetryRequest)

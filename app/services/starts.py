@@ -17,7 +17,7 @@ from app.domain.errors import Conflict, NotFound, Problem, Problems, StepError, 
 from app.domain.jsontext import JSON, encode
 from app.domain.states import ExecutionStatus
 from app.engine.definitions import Definitions, invalid
-from app.engine.ports import FRESH, Accepted, AlreadyAccepted, NewExecution, Origin, Recorder
+from app.engine.ports import FRESH, Accepted, AlreadyAccepted, NewExecution, Origin, Recorder, WorkflowHead
 from app.engine.transition import queued_event_data
 from app.services.executions import Executions
 from app.services.payloads import shown
@@ -159,13 +159,22 @@ class Starts:
 
         Raises NotFound, Conflict for an archived workflow, Problems (`workflow_invalid`) for a version that cannot run.
         """
-        head = await self._workflows.head(caller.org_id, workflow_id)
-        if head is None:
-            raise NotFound("There is no such workflow")
+        head = await self._head(caller, workflow_id)
         if head.archived:
             raise Conflict("The workflow is archived and starts no new executions")
         number = head.version if version is None else version
         return await self._definitions.get(caller.org_id, workflow_id, number), number
+
+    async def version(self, caller: Caller, workflow_id: str, version: int | None) -> tuple[CompiledWorkflow, int]:
+        """As `startable`, though the workflow may be archived: whether it is matters only to who starts something."""
+        number = version or (await self._head(caller, workflow_id)).version
+        return await self._definitions.get(caller.org_id, workflow_id, number), number
+
+    async def _head(self, caller: Caller, workflow_id: str) -> WorkflowHead:
+        head = await self._workflows.head(caller.org_id, workflow_id)
+        if head is None:
+            raise NotFound("There is no such workflow")
+        return head
 
     async def _replay(self, caller: Caller, request: StartRequest, earlier: AlreadyAccepted) -> Started:
         if earlier.fingerprint != request.fingerprint():

@@ -162,6 +162,16 @@ async def test_a_repeated_request_with_a_key_is_one_retry(client, database, work
     refused(await client.post(f"{PATH}/{old}/replay", headers=headers), 422, "idempotency_key_reused")
 
 
+async def test_a_retry_is_answered_again_though_its_workflow_was_archived_since(client, database, workflow):
+    old = await failed(database, workflow)
+    url, headers = f"{PATH}/{old}/retry", {"Idempotency-Key": f"retry-{old}"}
+    first = await client.post(url, headers=headers)
+    await database.execute("UPDATE workflows SET archived_at = now() WHERE id = $1", workflow["id"])
+    again = await client.post(url, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (201, first.json()["id"])
+    refused(await client.post(url), 409, "invalid_state")
+
+
 async def test_the_reason_of_a_retry_is_kept_though_its_process_died_before_it_was_noted(client, database, workflow):
     old = await failed(database, workflow)
     url, headers = f"{PATH}/{old}/retry", {"Idempotency-Key": f"retry-{old}"}

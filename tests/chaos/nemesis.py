@@ -34,7 +34,7 @@ STATEMENTS: dict[str, tuple[str, str]] = {
 }
 """Statements worth losing: a part of each, and the kind of connection it is sent on."""
 
-HIT_SECONDS = 30.0
+HIT_SECONDS = 60.0
 
 Fault: TypeAlias = Callable[[App], Awaitable[object]]
 
