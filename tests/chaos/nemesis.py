@@ -126,8 +126,13 @@ class Nemesis:
 
     async def stall(self, app: App) -> object:
         before, of = app.proxy.held, self._chance.choice([ENGINE, LEASE, DOORBELL, None])
-        await self._until_some(lambda: app.proxy.stall(of))
-        hit = await self._until_some(lambda: app.proxy.held - before)
+
+        def held() -> int:
+            if not app.proxy.stalled:  # whoever was to be may have been cut off before
+                app.proxy.stall(of)
+            return app.proxy.held - before
+
+        hit = await self._until_some(held)
         await self._for_a_while(app.proxy, 25)
         return hit
 

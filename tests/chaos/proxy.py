@@ -88,6 +88,11 @@ class Proxy:
             connection.stalled = True
         return len(victims)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether there are such connections."""
+        return any(connection.stalled for connection in self._connections)
+
     def refuse(self) -> None:
         """From now on nobody new gets in."""
         self._refuses = True
