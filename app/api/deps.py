@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection, Request
 from app.api.request import demand_readable
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
+from app.domain.control import HOPS_HEADER
 from app.domain.errors import Forbidden, StepstreamError, Unauthenticated
 from app.services import Services
 
@@ -68,7 +69,12 @@ async def authenticate(connection: HTTPConnection, services: Services) -> Caller
         ip_address=state["ip_address"],
         user_agent=state["user_agent"],
         request_id=state["request_id"],
+        hops=_hops(connection.headers.get(HOPS_HEADER, "")),
     )
+
+
+def _hops(text: str) -> int:
+    return int(text) if text.isdecimal() and text.isascii() and len(text) <= 3 else 0
 
 
 def count(request: Request, caller: Caller, services: Services) -> None:

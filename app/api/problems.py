@@ -122,6 +122,7 @@ REGISTRY: dict[str, ProblemType] = {
     **_at(
         422,
         False,
+        loop_detected=("Runs start each other in a loop", "Find the workflow whose request starts the one before it."),
         number_out_of_range=("A number is too large", "Numbers are those of 64 bits, whole or decimal."),
         unknown_parameter=("There is no such query parameter", "Check its spelling; `errors` names it."),
         duplicate_parameter=("A query parameter is given twice", "Send it once; `errors` names it."),

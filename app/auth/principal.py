@@ -32,12 +32,16 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A principal and the request it came with, as records and the audit log keep them."""
+    """A principal and the request it came with, as records and the audit log keep them.
+
+    `hops` is how many runs led to the request by HTTP.
+    """
 
     principal: Principal
     ip_address: str | None
     user_agent: str | None
     request_id: str
+    hops: int = 0
 
     @property
     def org_id(self) -> str:

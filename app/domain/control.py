@@ -15,6 +15,9 @@ from app.domain.jsontext import JSON
 from app.domain.waits import ApprovalWait, approval_from, wait_json
 
 NO_BUDGET = Budget()
+HOPS_HEADER = "stepstream-hops"
+MAX_HOPS = 8
+"""A request of a run that starts a run, whose request starts a run, and so on, in any installation: that is a loop."""
 
 
 class StopReason(StrEnum):
@@ -79,7 +82,7 @@ class Control:
 
     `passed` are the breakpoints gone through, `frozen` the seconds spent PAUSED, `only` the one step to run. `again`
     counts, for steps that had happened in an earlier run, how often they were done again on purpose. `start_at` is
-    when a run that has not begun may do so.
+    when a run that has not begun may do so. `hops` is how many runs led to this one by HTTP.
     """
 
     stop: Stop | None = None
@@ -94,6 +97,7 @@ class Control:
     frozen: float = 0.0
     again: dict[str, int] = field(default_factory=dict)
     start_at: datetime | None = None
+    hops: int = 0
 
     @property
     def held(self) -> bool:
@@ -126,7 +130,7 @@ def control_json(control: Control) -> dict[str, JSON]:
     found |= _present(
         breakpoints=[*sorted(control.breakpoints)], passed=[*sorted(control.passed)], pins=control.pins,
         only=control.only, budget=control.budget.model_dump(exclude_none=True), frozen=control.frozen,
-        again={**control.again}, start_at=_text(control.start_at),
+        again={**control.again}, start_at=_text(control.start_at), hops=control.hops,
     )  # fmt: skip
     if control.steps_left is not None:
         found["steps_left"] = control.steps_left
@@ -154,6 +158,7 @@ def control_from(value: JSON) -> Control:
         frozen=known.get("frozen", 0.0),
         again=dict(known.get("again", {})),
         start_at=_moment(known.get("start_at")),
+        hops=known.get("hops", 0),
     )
 
 

@@ -96,6 +96,7 @@ class AttemptContext:
         step_id: str,
         attempt: int,
         idempotency_key: str,
+        hops: int = 0,
         rules: OutputRules,
         now: Callable[[], datetime],
         say: Say,
@@ -106,6 +107,7 @@ class AttemptContext:
         self.step_id = step_id
         self.attempt = attempt
         self.idempotency_key = idempotency_key
+        self.hops = hops
         self.cancelled = False
         self.usage = NO_USAGE
         self._meter = threading.Lock()

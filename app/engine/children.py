@@ -125,12 +125,13 @@ class Children:
         self, parent: Claim, turn: Turn, request: ChildRequest, workflow: CompiledWorkflow
     ) -> tuple[Origin, Control]:
         """What it repairs or runs again; FRESH for a first start, the rounds of a `repeat`, and what is done anew."""
+        hops = control_from(decode(parent.control_text)).hops
         first = parent.root_id == parent.id and turn.failures == 0
         if first or turn.iteration > 0 or turn.again > 0 or not request.waits:
-            return FRESH, Control()
+            return FRESH, Control(hops=hops)
         run = await self.earlier.child(parent.org_id, parent.root_id, turn.path, request.workflow_id)
         if run is None:
-            return FRESH, Control()
+            return FRESH, Control(hops=hops)
         retry = run.status != ExecutionStatus.COMPLETED and run.input_text == encode(request.input)
         redo = Redo(from_start=not retry)
         taken = carried(workflow, run.steps, redo)
@@ -138,7 +139,7 @@ class Children:
         again = control.again | {
             name: control.again.get(name, 0) + 1 for name in done_anew(workflow, run.steps, redo, taken)
         }
-        return Origin(run.id, run.root_id, retry, taken), Control(again=again)
+        return Origin(run.id, run.root_id, retry, taken), Control(again=again, hops=hops)
 
 
 def _child_id(parent_id: str, turn: Turn) -> str:

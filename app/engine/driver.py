@@ -331,6 +331,7 @@ class Driver:
             idempotency_key=idempotency_key(
                 self._claim.root_id, start.path, turn.again, turn.iteration, start.config_text
             ),
+            hops=self._snapshot.control.hops,
             rules=self._rules,
             now=self._clock.now,
             say=self._say,

@@ -31,6 +31,10 @@ class StepContext(Protocol):
         """The same over retries and crashes of this step with this resolved `with`."""
 
     @property
+    def hops(self) -> int:
+        """How many runs led to this one by HTTP."""
+
+    @property
     def cancelled(self) -> bool:
         """True once the run is being stopped; long loops in threads look at it."""
 

@@ -13,6 +13,7 @@ from app.db.quotas import StartQuota
 from app.db.workflow_source import WorkflowSource
 from app.domain.compiled import CompiledWorkflow, Slots
 from app.domain.context import run_context
+from app.domain.control import MAX_HOPS
 from app.domain.errors import Conflict, NotFound, Problem, Problems, StepError, StepstreamError
 from app.domain.jsontext import JSON, encode
 from app.domain.states import ExecutionStatus
@@ -157,8 +158,12 @@ class Starts:
     ) -> tuple[CompiledWorkflow, int]:
         """A version of a workflow that takes new executions, by default the one they use, and its number.
 
-        Raises NotFound, Conflict for an archived workflow, Problems (`workflow_invalid`) for a version that cannot run.
+        Raises NotFound, Conflict for an archived workflow, Problems (`workflow_invalid`) for a version that cannot run,
+        StepstreamError `loop_detected` for a request at the end of a long chain of runs.
         """
+        if caller.hops > MAX_HOPS:
+            detail = f"Runs that start each other by HTTP do so at most {MAX_HOPS} times; this looks like a loop"
+            raise StepstreamError(detail, code="loop_detected")
         head = await self._head(caller, workflow_id)
         if head.archived:
             raise Conflict("The workflow is archived and starts no new executions")
@@ -204,7 +209,7 @@ def _new_execution(caller: Caller, request: StartRequest, workflow: CompiledWork
         idempotency_key=request.idempotency_key,
         fingerprint=request.fingerprint() if request.idempotency_key else "",
         origin=request.origin,
-        control_text=encode(dict(request.control)),
+        control_text=encode(dict(request.control) | ({"hops": caller.hops} if caller.hops else {})),
         start_at=request.start_at,
         queue_ttl=queue_ttl,
         slots=_slots(caller, request, workflow, version, execution_id),

@@ -183,6 +183,7 @@ class ThreadContext:
         self.org_id = context.org_id
         self.attempt = context.attempt
         self.idempotency_key = context.idempotency_key
+        self.hops = context.hops
 
     @property
     def cancelled(self) -> bool:

@@ -13,6 +13,7 @@ import httpx
 from pydantic import Field, model_validator
 
 from app import clock
+from app.domain.control import HOPS_HEADER
 from app.domain.definition import Document
 from app.domain.durations import Span
 from app.domain.errors import Problem, StepError
@@ -165,6 +166,7 @@ class HttpRequestStep(TypedStep[HttpRequestConfig]):
         if config.method not in SAFE_METHODS:
             headers["idempotency-key"] = context.idempotency_key
         headers.update(httpx.Headers([(k.encode("ascii"), v.encode("latin-1")) for k, v in sent.headers.items()]))
+        headers[HOPS_HEADER] = str(context.hops + 1)
         return OutboundRequest(
             method=config.method,
             url=url,

@@ -21,6 +21,7 @@ from typing import TypeAlias
 import httpcore
 import httpx
 
+from app.domain.control import HOPS_HEADER
 from app.domain.errors import StepError
 from app.domain.scrubbing import forms
 from app.domain.secrets import OpenedSecret, host_allowed, not_for
@@ -38,7 +39,9 @@ _MAX_CONNECTIONS = 256
 _KEEPALIVE = 5.0
 _LOOKUPS = 32
 # A redirect to another origin takes along only what describes the request, never what may identify the caller.
-_KEPT_ACROSS_ORIGINS = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
+_KEPT_ACROSS_ORIGINS = frozenset(
+    {"accept", "accept-encoding", "accept-language", "content-type", "user-agent", HOPS_HEADER}
+)
 _BODY_HEADERS = frozenset({"content-type", "content-length", "transfer-encoding"})
 
 

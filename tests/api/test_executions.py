@@ -1,6 +1,7 @@
 """Executions as REST clients see them: start, wait, read, list, cancel."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -273,3 +274,16 @@ async def test_the_log_of_a_run_reads_like_a_log(client):
     assert [(entry["scope"], entry["message"]) for entry in of_one] == [
         ("greet", "Executing step 'greet'"), ("greet", "hello you"),
     ]  # fmt: skip
+
+
+async def test_runs_that_start_each_other_by_http_do_so_eight_times(client, database):
+    """The header is that of the step `http.request`, which adds one."""
+    path, kept = f"/api/v1/workflows/{await save(client)}/execute", []
+    for hops in ("8", "-1", "1_0", "x" * 99):
+        answer = await client.post(path, json={"input": "x"}, headers={"Stepstream-Hops": hops})
+        assert answer.status_code == 201
+        control = await database.fetchval("SELECT control FROM executions WHERE id = $1", answer.json()["id"])
+        kept.append(json.loads(control))
+    assert kept == [{"hops": 8}, {}, {}, {}]
+    looping = await client.post(path, json={"input": "x"}, headers={"Stepstream-Hops": "9"})
+    assert (looping.status_code, looping.json()["code"]) == (422, "loop_detected")

@@ -271,3 +271,22 @@ async def test_counters_are_exact_with_300_runs_of_mixed_ends_at_once(database):
     assert ends["COMPLETED"] + ends["CANCELLED"] + ends["FAILED"] == 300
     await database.execute("SELECT pg_stat_force_next_flush()")
     assert await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+
+
+async def test_how_many_runs_led_to_one_is_known_to_its_steps_and_to_the_runs_it_starts(database):
+    seen = []
+
+    async def look(context, config):
+        seen.append(context.hops)
+        return Done()
+
+    async with engine(database, types={"look": Step(look)}) as running:
+        child = await save_workflow(database, {"id": "a", "type": "look"})
+        parent = await save_workflow(
+            database,
+            {"id": "a", "type": "look"},
+            {"id": "c", "type": "workflow.run", "needs": ["a"], "with": {"workflow": child}},
+        )
+        assert (await running.finish(await running.start(parent, control_text='{"hops":5}')))["status"] == "COMPLETED"
+        assert (await running.finish(await running.start(parent)))["status"] == "COMPLETED"
+    assert seen == [5, 5, 0, 0]

@@ -32,6 +32,7 @@ class SpyContext:
     org_id: str = "org_1"
     attempt: int = 1
     idempotency_key: str = "key-1"
+    hops: int = 0
     cancelled: bool = False
     said: list[tuple[Any, ...]] = field(default_factory=list)
     tokens: int = 0

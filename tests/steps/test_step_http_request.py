@@ -4,12 +4,12 @@ import base64
 from datetime import UTC, datetime
 
 import pytest
-from step_fakes import always, answer, redirect_to, serve, steps
+from step_fakes import always, answer, door, redirect_to, serve, steps
 
 from app import clock
 from app.domain.errors import StepError
 from app.domain.schemas import compile_schema
-from app.steps.http_request import retry_after
+from app.steps.http_request import HttpRequestStep, retry_after
 
 SAVED_AS_FORBIDDEN = [
     "http://127.0.0.1/", "http://localhost/", "http://0x7f000001/", "http://2130706433/", "http://[::ffff:7f00:1]/",
@@ -120,6 +120,15 @@ async def test_an_idempotency_key_of_the_author_counts(context):
     async with serve(always(answer())) as server:
         await send(context, server.port, url=server.url(), method="POST", headers={"idempotency-KEY": "mine"})
     assert server.requests[0].headers["idempotency-key"] == "mine"
+
+
+async def test_a_request_says_how_many_runs_led_to_it_whatever_its_author_says(context):
+    context.hops = 3
+    async with serve(always(answer())) as other, serve(redirect_to(other.url())) as server:
+        async with door(server.port, other.port) as outbound:
+            config = {"url": server.url(), "headers": {"Stepstream-Hops": "0"}}
+            await HttpRequestStep(outbound, 1_000).run(context, config)
+    assert [requests[0].headers["stepstream-hops"] for requests in (server.requests, other.requests)] == ["4", "4"]
 
 
 async def test_no_compression_is_asked_for(context):

@@ -45,7 +45,7 @@ controls = st.builds(
     Control, stop=st.none() | stops, pause=st.none() | pauses, gate=st.none() | gates, breakpoints=names, passed=names,
     steps_left=st.none() | st.integers(0, 1), only=words,
     pins=st.dictionaries(st.sampled_from("abc"), st.none() | st.integers(0, 2)),
-    budget=budgets, frozen=st.floats(0, 9),
+    budget=budgets, frozen=st.floats(0, 9), hops=st.integers(0, 8),
 )  # fmt: skip
 
 

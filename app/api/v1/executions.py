@@ -56,7 +56,7 @@ IdempotencyKey = Annotated[
 START_PROBLEMS = (
     "not_found", "invalid_json", "invalid_idempotency_key", "invalid_state", "idempotency_in_progress",
     "body_too_large", "unsupported_media_type", "validation_error", "workflow_invalid", "input_schema_mismatch",
-    "idempotency_key_reused", "quota_exceeded",
+    "idempotency_key_reused", "quota_exceeded", "loop_detected",
 )  # fmt: skip
 START_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": Execution, "description": "With `Prefer: wait` and ended in time: the ended execution"},
