@@ -8,6 +8,7 @@ same facts decide the same. The phases stand in three modules: the run as a whol
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 
 from app.domain.compiled import CompiledWorkflow
 from app.domain.control import Gate, Stop, StopReason
@@ -36,15 +37,19 @@ from app.domain.starting import mapping, starting
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.waits import ApprovalWait, Met, Refused, expire, settle
 
+MOST_STARTS = 4
+"""That are planned at once: each may have had expressions to evaluate, and whoever plans has other runs to drive."""
+
 _S = ExecutionStatus
 
 
 def plan(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> list[Decision]:
-    """The decisions that the facts call for now; an empty list means: wait for another fact, or the run has ended."""
+    """Decisions that the facts call for now; an empty list means: wait for another fact, or the run has ended."""
     if snapshot.status.terminal:
         return []
     for phase in (_opening, outcomes, _stopping, _pausing, awakening, mapping, starting, _gate, _ending):
-        if decisions := list(phase(workflow, snapshot, now)):
+        most = MOST_STARTS if phase in {mapping, starting} else None
+        if decisions := list(islice(phase(workflow, snapshot, now), most)):
             return decisions
     return []
 

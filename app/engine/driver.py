@@ -26,7 +26,7 @@ from app.domain.evolution import evolve, suspend
 from app.domain.intake import take_in
 from app.domain.jsontext import encode
 from app.domain.mail import Mail
-from app.domain.planner import next_wake, plan
+from app.domain.planner import MOST_STARTS, next_wake, plan
 from app.domain.snapshot import Aborted, Outcome, Snapshot, Succeeded
 from app.domain.states import ExecutionStatus
 from app.domain.steps import Effect
@@ -156,6 +156,8 @@ class Driver:
         while decisions := self._plan(changes, now):
             for decision in decisions:
                 evolve(self._workflow, self._snapshot, decision, now, changes)
+            if len(decisions) >= MOST_STARTS:
+                await asyncio.sleep(0)  # other runs, heartbeats and requests come in between
             launched, now = await self._run_pure(changes, launched), self._clock.now()
             if len(changes.steps) >= MERGED_STEPS and not self._snapshot.status.terminal:
                 self._fact.set()

@@ -76,8 +76,11 @@ async def test_a_wide_run_starts_all_its_branches_in_one_commit(database):
             value=[1, 2],
         )
         assert row["status"] == "COMPLETED", row["error"]
-        starts = await running.events(row["id"], "step_started")
-        assert len({event["timestamp"] for event in starts[:100]}) == 1
+        commits = (
+            "SELECT count(DISTINCT xmin::text) FROM execution_events "
+            "WHERE execution_id = $1 AND type = 'step_started' AND step_id <> 'j'"
+        )
+        assert await database.fetchval(commits, row["id"]) == 1
 
 
 async def test_a_switch_takes_one_way_and_skips_the_other(running):
