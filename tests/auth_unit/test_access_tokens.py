@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 
+import jwt as another_library
 import pytest
 from auth_fakes import MASTER, NOW, b64, forge, good_claims, good_header
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -13,6 +14,7 @@ from jose import jwk, jwt
 
 from app.auth.errors import INVALID_TOKEN
 from app.auth.permissions import Permission
+from app.auth.secret import derive
 from app.auth.tokens import AccessTokens, _RingKey
 from app.domain.errors import Unauthenticated
 
@@ -364,3 +366,28 @@ def test_the_cause_of_a_refusal_does_not_repeat_the_claims() -> None:
     with pytest.raises(Unauthenticated) as refused:
         TOKENS.verify(forge(claims=claims_with(extra="a private value")), NOW)
     assert "a private value" not in str(refused.value.__cause__)
+
+
+def read_by_another_library(token: str) -> object:
+    return another_library.decode(
+        token, derive(MASTER, "jwt:1"), algorithms=["HS256"], audience="stepstream-api", issuer="stepstream",
+        options={"require": list(good_claims()), "verify_exp": False, "verify_iat": False},
+    )  # fmt: skip
+
+
+def test_another_library_reads_the_same_tokens_alike_and_could_stand_in() -> None:
+    token, _ = TOKENS.issue("user_a", "org_a", 1, NOW, "jti_a")
+    assert read_by_another_library(token) == TOKENS.verify(token, NOW).model_dump(exclude_none=True) == good_claims()
+    for forged in (
+        forge(header_with(alg="none")),
+        forge(header_with(alg="HS384"), digest="sha384"),
+        forge(key=b"another key of at least thirty-two bytes"),
+        forge(claims=claims_without("jti")),
+        forge(claims=claims_with(aud="other")),
+        forge(claims=claims_with(iss="other")),
+        forge(header_with(crit=["exp"])),
+        f"{forge()[:-5]}AAAAA",
+    ):
+        assert_refused(forged)
+        with pytest.raises(another_library.InvalidTokenError):
+            read_by_another_library(forged)
