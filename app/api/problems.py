@@ -181,6 +181,10 @@ RUN_CODES: dict[str, tuple[str, str]] = {
     "expression_limit": ("An expression did too much", "Move loops over large data into a step."),
     "output_not_json": ("A result is not JSON", "Return plain values: no NaN, no bytes, text keys only."),
     "output_too_large": ("A result is too large", "Store it elsewhere and return a reference."),
+    "threads_exhausted": (
+        "Too many functions do not return",
+        "They were given up when their time was over; give what they wait for a limit, and restart the process.",
+    ),
     "target_failing": (
         "A target is given a rest",
         "It failed ten times in a row, so it is asked only now and then; what may be retried is, once it answers.",

@@ -1,7 +1,7 @@
 """The `function` step: calls a Python function that an installed package has registered by name.
 
 Functions are entry points of the group `stepstream.functions`. Coroutine functions are awaited; all others run in
-threads of their own pool, so that one that computes or blocks holds up neither the event loop nor anything else.
+threads of their own, so that one that computes or blocks holds up neither the event loop nor anything else.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import contextvars
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +25,7 @@ from app.domain.jsontext import JSON
 from app.domain.steps import Done, Effect, StepSpec
 from app.engine.step_types import StepContext
 from app.steps.base import THREE_ATTEMPTS, TypedStep, invalid_config
+from app.steps.threads import Threads
 
 GROUP = "stepstream.functions"
 
@@ -33,6 +33,7 @@ StepFunction: TypeAlias = Callable[..., Any]
 """Called with `args` as keywords, and with the StepContext if it has a parameter `context`; returns JSON."""
 
 _THREADS = 2 + (os.cpu_count() or 1)
+_LINGERING = 64
 _NAMES_SHOWN = 10
 
 
@@ -130,7 +131,7 @@ class FunctionStep(TypedStep[FunctionConfig]):
 
     def __init__(self, catalogue: FunctionCatalogue) -> None:
         self._catalogue = catalogue
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads = Threads(_THREADS, _LINGERING)
 
     def check(self, config: Mapping[str, Any]) -> list[Problem]:
         problems = super().check(config)
@@ -157,19 +158,9 @@ class FunctionStep(TypedStep[FunctionConfig]):
                 result = await _awaited(function, result)
         return Done(result)
 
-    async def aclose(self) -> None:
-        """Let the threads end; calls that have not begun are dropped."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
-
     async def _in_thread(self, function: _Function, args: Mapping[str, Any], context: StepContext) -> Any:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="stepstream-function")
-        loop = asyncio.get_running_loop()
-        keywords = _keywords(function, args, ThreadContext(context, loop))
-        call = partial(contextvars.copy_context().run, _contained, function, keywords)
-        return await loop.run_in_executor(self._threads, call)
+        keywords = _keywords(function, args, ThreadContext(context, asyncio.get_running_loop()))
+        return await self._threads.run(partial(contextvars.copy_context().run, _contained, function, keywords))
 
 
 class ThreadContext:

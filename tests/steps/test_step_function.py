@@ -13,6 +13,7 @@ from step_fakes import SpyContext
 from app.domain.errors import StepError
 from app.steps import functions
 from app.steps.function import GROUP, FunctionCatalogue, FunctionStep
+from app.steps.threads import Threads
 
 word = contextvars.ContextVar("word", default="none")
 
@@ -61,9 +62,7 @@ OWN = [exits, stops, cancels, exits_later, on_the_loop, in_a_thread, gives_a_cor
 @pytest.fixture
 async def step():
     missing = EntryPoint("missing", "no_such_package_at_all:f", GROUP)
-    step = FunctionStep(FunctionCatalogue({**{call.__name__: call for call in SHIPPED + OWN}, "missing": missing}))
-    yield step
-    await step.aclose()
+    return FunctionStep(FunctionCatalogue({**{call.__name__: call for call in SHIPPED + OWN}, "missing": missing}))
 
 
 async def call(step, name, context=None, **args):
@@ -125,6 +124,33 @@ async def test_a_function_runs_in_a_thread_and_what_it_says_arrives_in_order(ste
     assert context.said == [
         ("log", "info", "one"), ("progress", 1.0, "two"), ("token", "three"), ("tool_call", "four", {}),
     ]  # fmt: skip
+
+
+async def test_functions_that_never_return_hold_up_no_others_until_they_are_too_many():
+    threads, over, inside = Threads(places=2, lingering=3), threading.Event(), asyncio.Semaphore(0)
+    loop = asyncio.get_running_loop()
+
+    def hang():
+        loop.call_soon_threadsafe(inside.release)
+        over.wait(60)
+
+    async def give_up_one():
+        hanging = asyncio.create_task(threads.run(hang))
+        await inside.acquire()
+        hanging.cancel()
+        await asyncio.wait([hanging])
+
+    for _ in range(3):
+        assert await threads.run(lambda: 1) == 1
+        await give_up_one()
+    with pytest.raises(StepError) as refused:
+        await threads.run(lambda: 1)
+    assert (refused.value.error_code, refused.value.retryable) == ("threads_exhausted", True)
+    over.set()
+    async with asyncio.timeout(10):
+        while threads._lingering:
+            await asyncio.sleep(0)
+    assert await threads.run(lambda: 1) == 1
 
 
 async def test_coroutine_functions_are_awaited_also_behind_a_plain_one(step):
