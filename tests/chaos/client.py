@@ -14,10 +14,10 @@ AGAIN_SECONDS = 0.1
 
 
 class Client:
-    """Asks any of the apps that are up. Outcomes are `ok`, `fail` (refused, nothing was done) and `unknown`."""
+    """Asks any of the apps that are up, or `only` one. Outcomes: `ok`, `fail` (refused, nothing done) and `unknown`."""
 
-    def __init__(self, cluster: Cluster, journal: Journal, chance: random.Random) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, journal: Journal, chance: random.Random, *, only: App | None = None) -> None:
+        self._apps = cluster.apps if only is None else [only]
         self._journal = journal
         self._chance = chance
         self._http = cluster.http()
@@ -71,9 +71,9 @@ class Client:
 
     async def up(self) -> App:
         """One of the apps that are up."""
-        while not (apps := [app for app in self._cluster.apps if app.up.is_set()]):
+        while not (apps := [app for app in self._apps if app.up.is_set()]):
             await asyncio.wait(
-                [asyncio.ensure_future(app.up.wait()) for app in self._cluster.apps],
+                [asyncio.ensure_future(app.up.wait()) for app in self._apps],
                 return_when=asyncio.FIRST_COMPLETED,
             )
         return self._chance.choice(apps)

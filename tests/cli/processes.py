@@ -56,6 +56,10 @@ class Process:
         """Wait until the server in it is ready; its URL."""
         return (await self.says(r'"url": "(http://[^"]+)", "event": "ready"'))[1]
 
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
     async def gone(self) -> None:
         """Wait for the end of the process, however long it takes."""
         await self._process.wait()
