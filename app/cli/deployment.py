@@ -21,7 +21,7 @@ from app.auth.tokens import AccessTokens
 from app.cli.failures import CommandFailed
 from app.db import selfcheck
 from app.db.credentials import Credentials
-from app.db.engines import api_engine, auth_engine, connect
+from app.db.engines import api_engine, auth_engine, close_pool, connect
 from app.db.migrate import migrate
 from app.db.secret_vault import PostgresSecretVault
 from app.db.tenancy import Tenancy
@@ -166,5 +166,5 @@ async def local_identity(settings: Settings, admin_url: str | None) -> AsyncIter
         yield identity
     finally:
         await identity.close()
-        await auth_pool.dispose()
-        await api_pool.dispose()
+        await close_pool(auth_pool)
+        await close_pool(api_pool)

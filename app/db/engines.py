@@ -4,6 +4,8 @@ Every wait has an end: for a connection, for a pool's slot, for an answer. A bar
 URL form and one set of timeouts serve both.
 """
 
+import asyncio
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -17,6 +19,7 @@ CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 20.0
 POOL_TIMEOUT = 2.0
 PING_TIMEOUT = 2.0
+CLOSE_TIMEOUT = 2.0
 POOL_RECYCLE = 1800
 AUTH_POOL_SIZE = 4
 # Seconds of silence before the server probes a peer, milliseconds before it gives one up; sockets ignore both.
@@ -58,6 +61,13 @@ def single_connection_engine(url: str, application_name: str) -> AsyncEngine:
         return await connect(url, application_name, command_timeout=None, **patience)
 
     return create_async_engine("postgresql+asyncpg://", async_creator=open_connection, poolclass=NullPool)
+
+
+async def close_pool(pool: AsyncEngine) -> None:
+    """Close a pool's connections; those that do not say farewell within a moment are left to the end of the process."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await pool.dispose()
 
 
 def _pool(url: str, application_name: str, size: int) -> AsyncEngine:

@@ -10,6 +10,7 @@ import asyncpg
 
 from app.db.engines import DriverConnection, connect
 from app.db.errors import translated
+from app.db.link import hang_up
 from app.db.migrate import SchemaOutdated, known_revisions, serves
 from app.db.urls import LOGINS
 from app.domain.errors import StepstreamError
@@ -194,7 +195,7 @@ async def check(urls: Mapping[str, str]) -> list[str]:
                     findings += [finding for rule in rules for finding in await violations(connection, rule)]
                     catalogue_seen = True
             finally:
-                await connection.close()
+                await hang_up(connection)
     if findings:
         raise SelfCheckError(findings)
     return list(warnings)

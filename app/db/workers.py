@@ -17,6 +17,8 @@ from app.db.link import PIN_PLANS, Connect, Link
 from app.engine.leases import RENEWALS
 
 PROC = Path("/proc")
+RETIRE_SECONDS = 5.0
+"""A process that stops leaves its lease to expire rather than wait longer for a database that does not answer."""
 
 REGISTER = """
 INSERT INTO workers (id, host, pid, incarnation, lease_until)
@@ -93,7 +95,9 @@ class Workers:
         return int(rows[0]["freed"])
 
     async def retire(self, worker_id: str) -> None:
-        await self._leases.fetch(RETIRE, worker_id)
+        with translated():
+            async with asyncio.timeout(RETIRE_SECONDS):
+                await self._leases.fetch(RETIRE, worker_id)
 
 
 def host_identity() -> str:

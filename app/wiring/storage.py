@@ -1,5 +1,7 @@
 """Everything that talks to the database, made and started."""
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +14,7 @@ from app.db.audit_sealer import AuditSealer
 from app.db.budget_book import PostgresBudgetBook
 from app.db.doorbell import PostgresDoorbell
 from app.db.earlier_runs import PostgresEarlierRuns
-from app.db.engines import api_engine, auth_engine, connect
+from app.db.engines import api_engine, auth_engine, close_pool, connect
 from app.db.event_log import PostgresEventLog
 from app.db.probe import Probe
 from app.db.queue import Queue
@@ -84,9 +86,9 @@ async def open_storage(
         quota=StartQuota(dedicated, settings.max_started_per_minute),
         probe=Probe(partial(connect, urls[API], "stepstream-health")),
     )
-    for close in (
-        api_pool.dispose,
-        auth_pool.dispose,
+    closers: tuple[Callable[[], Awaitable[None]], ...] = (
+        partial(close_pool, api_pool),
+        partial(close_pool, auth_pool),
         storage.source.close,
         storage.log.close,
         storage.queue.close,
@@ -97,8 +99,8 @@ async def open_storage(
         storage.book.close,
         storage.vault.close,
         storage.workers.close,
-    ):
-        stack.push_async_callback(close)
+    )
+    stack.push_async_callback(_all_at_once, closers)
     storage.doorbell.on_ring("events", hub.moved)
     poller = Poller(hub, storage.log, settings.scan_interval)
     storage.recorder.start()
@@ -111,3 +113,8 @@ async def open_storage(
     sealer.service.start()
     stack.push_async_callback(sealer.close)
     return storage
+
+
+async def _all_at_once(closers: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Each waits a moment for a database that may not answer; one after the other they would take too long."""
+    await asyncio.gather(*(close() for close in closers))

@@ -22,6 +22,7 @@ from tests.chaos.cluster import LEASE_TTL, App, Cluster, cluster
 from tests.cli.sink import Sink, sink
 
 LOCK_TIMEOUT, POOL_WAIT, POOL_SIZE = 3.0, 2.0, 8
+STOP_LIMIT = 30.0
 SLACK = 3.0
 """Seconds that a busy machine may add to a limit."""
 ADDING = {
@@ -279,6 +280,23 @@ async def test_on_a_dark_way_nobody_waits_longer_than_for_one_command(app: App, 
             assert seconds < COMMAND_TIMEOUT + SLACK
     finally:
         app.proxy.heal()
+
+
+@pytest.mark.chaos
+async def test_on_a_dark_way_a_process_stops_nevertheless(deployment: Cluster, app: App) -> None:
+    """It says farewell to nobody who does not answer; its lease runs out."""
+    third = App(3, app.proxy, deployment)
+    await third.start()
+    async with client(deployment, third) as http:
+        await asyncio.gather(*(http.get("/workflows") for _ in range(POOL_SIZE)))
+    app.proxy.darken()
+    try:
+        began = time.monotonic()
+        assert await third.stop() == 0
+        assert time.monotonic() - began < STOP_LIMIT + SLACK
+    finally:
+        app.proxy.heal()
+        await third.close()
 
 
 @pytest.mark.chaos
