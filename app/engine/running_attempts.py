@@ -71,6 +71,7 @@ class RunningAttempts:
     async def abandon(self) -> None:
         """Whoever drives the execution next must not overlap with what still runs here: stop it, and see it stop."""
         attempts, self._running = self._running, {}
+        self._report = _unheard
         for running in attempts.values():
             running.context.close()
             running.context.cancelled = True
@@ -103,3 +104,7 @@ class RunningAttempts:
             del self._running[path]
             task.cancel()
             self._report(path, charged(outcome, running.context))
+
+
+def _unheard(_path: str, _outcome: Outcome) -> None:
+    """In place of a driver that has left: referred to in a circle, it would wait for a garbage collection."""

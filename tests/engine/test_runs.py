@@ -1,10 +1,13 @@
 """A run from acceptance to its end: what runs, in which order, what is recorded of it, and why it ended so."""
 
 import asyncio
+import gc
+import weakref
 
 from app.domain.errors import StepError
 from app.domain.jsontext import decode
 from app.domain.steps import Done
+from app.engine.driver import Driver
 from app.streaming.waiting import until_terminal
 from tests.engine.harness import ORG, cancel, engine, eventually, new_execution, save_workflow
 from tests.engine.kit import Gate, Step, returning
@@ -293,3 +296,22 @@ async def test_how_many_runs_led_to_one_is_known_to_its_steps_and_to_the_runs_it
         assert (await running.finish(await running.start(parent, control_text='{"hops":5}')))["status"] == "COMPLETED"
         assert (await running.finish(await running.start(parent)))["status"] == "COMPLETED"
     assert seen == [5, 5, 0, 0]
+
+
+async def test_what_a_run_knew_is_let_go_when_it_ends(database, monkeypatch):
+    """Without waiting for a garbage collection, which counts objects and not their megabytes."""
+    drivers, begin = [], Driver.__init__
+
+    def noted(self, *arguments):
+        begin(self, *arguments)
+        drivers.append(weakref.ref(self))
+
+    monkeypatch.setattr(Driver, "__init__", noted)
+    gc.disable()
+    try:
+        async with engine(database, types={"look": returning("x")}) as running:
+            for _ in range(2):
+                assert (await running.run({"id": "a", "type": "look"}))["status"] == "COMPLETED"
+    finally:
+        gc.enable()
+    assert [driver() for driver in drivers] == [None, None]
