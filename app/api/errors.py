@@ -108,13 +108,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> set[str]:
-    """What a path offers by all its routes; the framework tells those of the first."""
-    return {
-        method
+    """What a path offers by all its routes, where the framework tells those of the first.
+
+    A path of its own right, such as `/executions/bulk`, is not also taken for that of a thing with this id.
+    """
+    path = request.scope["path"]
+    found = [
+        context
         for context in iter_route_contexts(request.app.routes)
-        if isinstance(context.original_route, APIRoute) and context.path_regex.match(request.scope["path"])
-        for method in context.methods or ()
-    }
+        if isinstance(context.original_route, APIRoute) and context.path_regex.match(path)
+    ]
+    its_own = [context for context in found if context.path_format == path]
+    return {method for context in its_own or found for method in context.methods or ()}
 
 
 def internal_problem(request: Request, error: BaseException) -> Response:

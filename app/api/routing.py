@@ -9,7 +9,7 @@ from app.api.problems import REGISTRY
 from app.api.request import StrictRoute
 from app.api.v1.schemas.problem import Problem
 
-_PARAMETERS = ("invalid_path", "unknown_parameter", "duplicate_parameter")
+_TARGET = ("uri_too_long", "invalid_path", "unknown_parameter", "duplicate_parameter")
 _JSON_BODY = ("json_too_deep", "number_out_of_range", "unsupported_content_encoding")
 _ALWAYS = (
     "missing_credentials", "invalid_token", "insufficient_scope", "body_too_large", "rate_limited", "overloaded",
@@ -29,7 +29,7 @@ def problems(*codes: str, public: bool = False) -> dict[int | str, dict[str, Any
     """
     by_status: dict[int, list[str]] = {}
     of_body = _JSON_BODY if "invalid_json" in codes else ()
-    for code in dict.fromkeys((*codes, *of_body, *_PARAMETERS, *(() if public else _ALWAYS))):
+    for code in dict.fromkeys((*codes, *of_body, *_TARGET, *(() if public else _ALWAYS))):
         by_status.setdefault(REGISTRY[code].status, []).append(code)
     return {status: _documented(found) for status, found in sorted(by_status.items())}
 
