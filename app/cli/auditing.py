@@ -40,9 +40,7 @@ async def _whole(client: Client, after: str | None) -> dict[str, Any]:
 
 
 def _show(console: Console, found: Mapping[str, Any]) -> None:
-    sum_up = (
-        f"{found['rows']} rows under {found['seals']} seals are what they were; {found['unsealed']} not sealed yet"
-    )
+    sum_up = f"{found['rows']} rows under {found['seals']} seals are what they were; {found['unsealed']} not sealed yet"
     console.print(Text.assemble(("✓ ", "green"), sum_up))
     if (broken := found["first_broken"]) is not None:
         row = f", row {printable(broken['audit_id'])}" if broken["audit_id"] else ""
