@@ -16,9 +16,10 @@ from tests.api.test_every_route import OWNED, make_belongings
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
-    "response_schema_conformance,use_after_free,ensure_resource_availability,ignored_auth,unsupported_method,"
-    "allow_header_conformance,another_organization_is_told_nothing"
+    "response_schema_conformance,ignored_auth,unsupported_method,allow_header_conformance,"
+    "another_organization_is_told_nothing"
 )
+"""Not those about what is deleted or was just made: a revoked key stays on record, a new run has nothing to compare."""
 PHASES = "examples,coverage,fuzzing,stateful"
 
 
@@ -36,7 +37,7 @@ async def fuzz(live: Live, owner: Member, phases: str, seconds: int, seed: int) 
         Path(sys.executable).with_name("schemathesis"), "run", f"{live.url}/openapi.json",
         "-H", f"Authorization: Bearer {owner.token}", "--phases", phases, "--max-time", str(seconds),
         "--seed", str(seed), "--checks", CHECKS, "--exclude-path-regex", "logout|metrics", "--workers", "1",
-        "--max-examples", "25", "--request-timeout", "40", "--no-color",
+        "--max-examples", "25", "--request-timeout", "30", "--no-color",
         env=surroundings, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
