@@ -113,10 +113,10 @@ async def locked(deployment: Cluster, table: str) -> AsyncIterator[None]:
 
 
 async def test_connections_that_die_all_the_time_are_hidden(deployment: Cluster, http: httpx.AsyncClient) -> None:
-    over = asyncio.Event()
+    over, killed = asyncio.Event(), 0
 
-    async def kill() -> int:
-        killed = 0
+    async def kill() -> None:
+        nonlocal killed
         async with deployment.postgres.connected() as connection:
             while not over.is_set():
                 killed += await connection.fetchval(
@@ -124,16 +124,16 @@ async def test_connections_that_die_all_the_time_are_hidden(deployment: Cluster,
                     "WHERE usename LIKE 'stepstream%' ORDER BY random() LIMIT 1) one"
                 )
                 await connection.execute("SELECT pg_sleep(0.2)")
-        return killed
 
     killing = asyncio.create_task(kill())
     try:
-        ids = [await accepted(http, "wf_adding", number, f"dying-{number}") for number in range(40)]
+        ids: list[str] = []
+        while killed < 10:
+            ids.append(await accepted(http, "wf_adding", len(ids), f"dying-{len(ids)}"))
         await all_right(http, ids)
     finally:
         over.set()
-        killed = await killing
-    assert killed > 5
+        await killing
 
 
 async def test_a_locked_table_makes_readers_wait_for_seconds_and_no_run_fail(

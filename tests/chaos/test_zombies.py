@@ -68,7 +68,7 @@ async def test_whoever_is_stopped_anywhere_and_wakes_up_has_nothing_to_say(deplo
                             for story in STORIES
                         ]
                     await pause(0.02)
-                assert f"crashpoint {point.partition(':')[0]}\n" in zombie.process.text
+                await zombie.process.says(f"crashpoint {point.partition(':')[0]}\n")
                 await all_told(telling, tables)
                 zombie.thaw()
                 assert await zombie.stop() in {0, 143}, "143: it was not ready yet"
