@@ -51,7 +51,7 @@ def create_app(
             runtime = await start(settings, admin_url, storage_full, stack)
             app.state.runtime, app.state.services = runtime, runtime.services
             yield
-            await runtime.drain()
+            runtime.begin_drain()
 
     app: FastAPI = FastAPIOffline(
         title="Stepstream",

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from app.api.headers import rate_headers
@@ -42,7 +42,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
 
 
-def answer(request: Request, code: str, detail: str, **more: Any) -> Response:
+def answer(request: HTTPConnection, code: str, detail: str, **more: Any) -> Response:
     """A problem about this request."""
     request_id = request.scope.get("state", {}).get("request_id", "")
     return problem(code, detail, instance=request.scope["path"], request_id=request_id, **more)
@@ -52,8 +52,8 @@ async def _domain_error(request: Request, error: Exception) -> Response:
     return domain_problem(request, error)
 
 
-def domain_problem(request: Request, error: Exception) -> Response:
-    """The answer to an error of the domain; an unregistered code is a bug and becomes a 500."""
+def domain_problem(request: HTTPConnection, error: Exception) -> Response:
+    """The answer to an error of the domain, also to a handshake; an unregistered code is a bug and becomes a 500."""
     if not isinstance(error, StepstreamError) or error.error_code not in REGISTRY:
         return internal_problem(request, error)
     headers: dict[str, str] = {}
@@ -122,7 +122,7 @@ def _methods(request: Request) -> set[str]:
     return {method for context in its_own or found for method in context.methods or ()}
 
 
-def internal_problem(request: Request, error: BaseException) -> Response:
+def internal_problem(request: HTTPConnection, error: BaseException) -> Response:
     """The answer to a bug of ours, which is logged with the request id."""
     log.error("request_failed", path=request.scope["path"], exc_info=error)
     return answer(request, "internal_error", "Stepstream failed on this request; the log has it under the request id")

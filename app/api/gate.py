@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -72,7 +72,7 @@ class Gate:
         try:
             place = scope["state"]["place"] = self._admission.enter(size)
         except Unavailable as error:
-            await _answer(domain_problem(_as_request(scope), error), scope, receive, send)
+            await _answer(domain_problem(HTTPConnection(scope), error), scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
@@ -144,7 +144,3 @@ async def _answer(response: Response, scope: Scope, receive: Receive, send: Send
         await response(scope, receive, send)
     else:
         await WebSocket(scope, receive, send).send_denial_response(response)
-
-
-def _as_request(scope: Scope) -> Request:
-    return Request({**scope, "type": "http", "method": scope.get("method", "GET")})

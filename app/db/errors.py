@@ -1,7 +1,8 @@
 """What the database says, in the words of the domain: one table from SQLSTATE to error."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 import structlog
@@ -36,6 +37,14 @@ def translated() -> Iterator[None]:
         if meant is None:
             raise
         raise meant from error
+
+
+@asynccontextmanager
+async def answered_within(seconds: float) -> AsyncIterator[None]:
+    """As `translated`; and when the database has not answered in time, what waits for it inside is given up."""
+    with translated():
+        async with asyncio.timeout(seconds):
+            yield
 
 
 def domain_error(error: Exception) -> StepstreamError | None:

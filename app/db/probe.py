@@ -2,8 +2,8 @@
 
 import asyncio
 
+from app.db.errors import answered_within
 from app.db.link import Connect, Link
-from app.domain.errors import Unavailable
 
 SECONDS = 2.0
 
@@ -33,11 +33,8 @@ class Probe:
             await asyncio.wait([self._look])
 
     async def _ask(self) -> None:
-        try:
-            async with asyncio.timeout(SECONDS):
-                await self._link.fetch(_LOOK)
-        except TimeoutError as error:
-            raise Unavailable("The database does not answer in time") from error
+        async with answered_within(SECONDS):
+            await self._link.fetch(_LOOK)
 
 
 def _retrieved(look: "asyncio.Task[None]") -> None:

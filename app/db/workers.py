@@ -4,7 +4,6 @@ A lease is judged by the database's clock alone. The row is the lease: whoever t
 its row in the same transaction, so a late renewal that still finds its row has lost nothing.
 """
 
-import asyncio
 import os
 import socket
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from app.db.claim_sql import IS_READY
-from app.db.errors import translated
+from app.db.errors import answered_within
 from app.db.link import PIN_PLANS, Connect, Link
 from app.engine.leases import RENEWALS
 
@@ -84,9 +83,8 @@ class Workers:
 
     async def renew(self, worker_id: str, ttl: float) -> bool:
         # A connection that died in silence must not eat up the lease: long before, it is given up for a new one.
-        with translated():
-            async with asyncio.timeout(ttl / RENEWALS):
-                return bool(await self._leases.fetch(RENEW, worker_id, ttl))
+        async with answered_within(ttl / RENEWALS):
+            return bool(await self._leases.fetch(RENEW, worker_id, ttl))
 
     async def rescue(self, worker_id: str, *, expired: bool) -> int:
         neighbours = await self._sweeps.fetch(NEIGHBOURS, self._host, worker_id)
@@ -95,9 +93,8 @@ class Workers:
         return int(rows[0]["freed"])
 
     async def retire(self, worker_id: str) -> None:
-        with translated():
-            async with asyncio.timeout(RETIRE_SECONDS):
-                await self._leases.fetch(RETIRE, worker_id)
+        async with answered_within(RETIRE_SECONDS):
+            await self._leases.fetch(RETIRE, worker_id)
 
 
 def host_identity() -> str:

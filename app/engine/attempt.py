@@ -27,7 +27,7 @@ from app.domain.steps import NO_USAGE, Done, Sleep, Usage
 from app.domain.waits import Await
 from app.engine.children import ChildRequest
 from app.engine.ports import CachedResult, ResultCache
-from app.engine.secrets import Run
+from app.engine.step_types import Run
 
 DELTA_SECONDS = 0.1
 ARGUMENTS_LIMIT = 16_384

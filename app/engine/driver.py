@@ -38,8 +38,8 @@ from app.engine.ports import Claim, LeaseLost, Recorded, Recorder, Rejected, Res
 from app.engine.restore import restore
 from app.engine.run_log import tell
 from app.engine.running_attempts import RunningAttempts
-from app.engine.secrets import Run, Secrets
-from app.engine.step_types import StepType
+from app.engine.secrets import Secrets
+from app.engine.step_types import Run, StepType
 from app.engine.transition import Fence, Release, build_transition
 
 HOLD_SECONDS = 1.0

@@ -8,8 +8,8 @@ is known as well.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import structlog
 
@@ -21,7 +21,7 @@ from app.domain.secrets import OpenedSecret, SecretUse, StoredSecret, place
 from app.domain.steps import Done, Sleep
 from app.domain.waits import Await
 from app.engine.ports import SecretVault
-from app.engine.step_types import StepContext
+from app.engine.step_types import Run, StepContext
 
 CACHE_SECONDS = 2.0
 AGAIN_SECONDS = 0.5
@@ -29,9 +29,6 @@ USED_SECONDS = 60.0
 """A use is noted at most this often."""
 
 log = structlog.get_logger("engine")
-
-Run: TypeAlias = Callable[[StepContext, Mapping[str, Any]], Awaitable[Done | Sleep | Await]]
-"""An attempt of a step type with a resolved `with`."""
 
 
 class Secrets:

@@ -1,8 +1,8 @@
 """The contract between the engine and a step type: what it is given, what it may do, how it ends."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from app.domain.errors import Problem
 from app.domain.jsontext import JSON
@@ -65,6 +65,10 @@ class StepContext(Protocol):
 
     def tool_call(self, name: str, arguments: JSON) -> None:
         """A `tool_call` event."""
+
+
+Run: TypeAlias = Callable[[StepContext, Mapping[str, Any]], Awaitable[Done | Sleep | Await]]
+"""Makes an attempt with a resolved `with`, as `StepType.run` does."""
 
 
 class StepType(Protocol):

@@ -154,6 +154,11 @@ def port_of(url: httpx.URL) -> int:
     return 443 if url.scheme == "https" else 80
 
 
+def target_of(url: httpx.URL) -> tuple[str, int]:
+    """The host, as it stands in certificates, and the port."""
+    return url.raw_host.decode("ascii").lower().strip("[]"), port_of(url)
+
+
 def origin(url: str) -> str:
     """The scheme, host and port that a URL leads to, as text; the beginning of one that is none."""
     try:

@@ -21,10 +21,10 @@ from app.domain.jsontext import JSON, NotJson, decode, encode
 from app.domain.secrets import OpenedSecret, SecretReference
 from app.domain.steps import Done, Effect, StepSpec
 from app.engine.step_types import StepContext
-from app.steps.addresses import origin, place
+from app.steps.addresses import origin, place, target_of
 from app.steps.base import THREE_ATTEMPTS, TypedStep, has_template, invalid_config, pointer
 from app.steps.http_headers import header_problems
-from app.steps.outbound import SAFE_METHODS, Outbound, OutboundRequest, OutboundResponse, target_of
+from app.steps.outbound import SAFE_METHODS, Outbound, OutboundRequest, OutboundResponse
 from app.steps.secret_values import opened_secrets, revealed
 from app.steps.targets import Targets
 

@@ -37,8 +37,8 @@ from app.domain.schemas import compile_schema, schema_problems
 from app.domain.secrets import OpenedSecret, host_allowed, not_for
 from app.engine.step_types import StepContext
 from app.settings import Settings
+from app.steps.addresses import target_of
 from app.steps.agent import OPENAI_FAMILY, STAND_IN, AgentConfig
-from app.steps.outbound import target_of
 from app.steps.secret_values import opened_secrets
 from app.steps.stand_in import stand_in_model
 

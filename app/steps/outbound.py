@@ -25,7 +25,7 @@ from app.domain.control import HOPS_HEADER
 from app.domain.errors import StepError
 from app.domain.scrubbing import forms
 from app.domain.secrets import OpenedSecret, host_allowed, not_for
-from app.steps.addresses import NOT_PUBLIC, Address, EgressRule, place, port_of, unmapped
+from app.steps.addresses import NOT_PUBLIC, Address, EgressRule, place, port_of, target_of, unmapped
 from app.steps.decoding import BodyReader
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -239,11 +239,6 @@ def is_own(address: Address) -> bool:
 
 def _blocked(host: str) -> StepError:
     return StepError(f"{host} may not be called: {NOT_PUBLIC}", code="ssrf_blocked", retryable=False)
-
-
-def target_of(url: httpx.URL) -> tuple[str, int]:
-    """The host, as it stands in certificates, and the port."""
-    return url.raw_host.decode("ascii").lower().strip("[]"), port_of(url)
 
 
 def _check_secrets(request: OutboundRequest, url: httpx.URL, *, redirected: bool) -> None:

@@ -71,7 +71,7 @@ async def check_effects(tables: Database, sink: Sink) -> None:
         assert times <= steps[call]["attempt"], (call, times, dict(steps[call]))
     for call, row in steps.items():
         assert row["status"] != "COMPLETED" or sink.effects[call] >= 1, f"{call} completed without an effect"
-    assert {call: keys for call, keys in sink.idempotency_keys.items() if len(keys) > 1} == {}
+    assert {call: keys for call, keys in sink.keys.items() if len(keys) > 1} == {}
 
 
 async def check_limit(tables: Database) -> None:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from app.db.engines import COMMAND_TIMEOUT
+from tests.chaos.adding import adding
 from tests.chaos.cluster import LEASE_TTL, App, Cluster, cluster
 from tests.cli.sink import Sink, sink
 
@@ -25,16 +26,7 @@ LOCK_TIMEOUT, POOL_WAIT, POOL_SIZE = 3.0, 2.0, 8
 STOP_LIMIT = 30.0
 SLACK = 3.0
 """Seconds that a busy machine may add to a limit."""
-ADDING = {
-    "id": "wf_adding",
-    "name": "Adding",
-    "steps": [
-        {"id": "one", "type": "function", "with": {"function": "echo", "args": {"n": "${{ input + 1 }}"}}},
-        {"id": "nap", "type": "delay", "needs": ["one"], "with": {"duration": "200ms"}},
-        {"id": "two", "type": "set", "needs": ["nap"], "with": {"n": "${{ steps.one.output.n + 1 }}"}},
-    ],
-    "output": "${{ steps.two.output.n }}",
-}
+ADDING = adding(nap="200ms")
 
 
 def client(deployment: Cluster, app: App) -> httpx.AsyncClient:

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from app.embedded import EmbeddedPostgres
+from tests.chaos.adding import adding
 from tests.cli.processes import Process, done, installation, postmaster, stepstream
 
 pytestmark = [
@@ -28,16 +29,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk"),
 ]
 
-ADDING = {
-    "id": "wf_adding",
-    "name": "Adding",
-    "steps": [
-        {"id": "one", "type": "function", "with": {"function": "echo", "args": {"n": "${{ input + 1 }}"}}},
-        {"id": "nap", "type": "delay", "needs": ["one"], "with": {"duration": "1s"}},
-        {"id": "two", "type": "set", "needs": ["nap"], "with": {"n": "${{ steps.one.output.n + 1 }}"}},
-    ],
-    "output": "${{ steps.two.output.n }}",
-}
+ADDING = adding(nap="1s")
 ROOM = 200 << 10
 """What a full disk has left: less than a page for each relation."""
 

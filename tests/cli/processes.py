@@ -112,6 +112,7 @@ async def stepstream(*arguments: str | Path, stdin: str = "", **environment: str
                 *map(str, arguments),
                 cwd=elsewhere,
                 env={**clean_environment(), "HOME": elsewhere, **environment},
+                preexec_fn=_hears_ctrl_c,
                 stdin=given,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -121,6 +122,11 @@ async def stepstream(*arguments: str | Path, stdin: str = "", **environment: str
             yield process
         finally:
             await process.close()
+
+
+def _hears_ctrl_c() -> None:
+    # A shell has what it runs in the background ignore it, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def done(*arguments: str | Path, stdin: str = "", **environment: str) -> tuple[int, str, str]:

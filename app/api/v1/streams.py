@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Header, Query
 from starlette.requests import HTTPConnection, Request
@@ -192,7 +192,7 @@ async def _serve(websocket: WebSocket, execution_id: str) -> None:
             status = await services.streams.check(caller.org_id, execution_id, after)
             held.enter_context(services.streams.place(caller))
         except StepstreamError as error:
-            await websocket.send_denial_response(domain_problem(_as_request(websocket), error))
+            await websocket.send_denial_response(domain_problem(websocket, error))
             return
         websocket.scope["state"]["place"].leave()
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
@@ -232,8 +232,3 @@ def _after(websocket: WebSocket) -> int:
         detail = "after is the seq of an event, 0 for all"
         raise Problems(detail, [Problem("invalid_value", detail, "query:after")])
     return int(text)
-
-
-def _as_request(websocket: WebSocket) -> Request:
-    scope: dict[str, Any] = {**websocket.scope, "type": "http", "method": "GET"}
-    return Request(scope)
