@@ -112,9 +112,9 @@ class Campaign:
 
 
 @asynccontextmanager
-async def campaign(seed: int, directory: Path, apps: int = 2) -> AsyncIterator[Campaign]:
+async def campaign(seed: int, directory: Path, apps: int = 2, beside: Path | None = None) -> AsyncIterator[Campaign]:
     """A campaign on a deployment of its own. An error tells the seed, the timeline, and how to have it again."""
-    async with sink(directory / "effects") as outside, cluster(apps, **outside.environment) as deployment:
+    async with sink(directory / "effects") as outside, cluster(apps, beside, **outside.environment) as deployment:
         made = Campaign(seed, deployment, outside, directory)
         try:
             yield made

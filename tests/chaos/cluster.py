@@ -87,10 +87,11 @@ class App:
     `fell` has the last words of those that ended though nobody asked them to.
     """
 
-    def __init__(self, number: int, way: Proxy, cluster: "Cluster") -> None:
+    def __init__(self, number: int, way: Proxy, cluster: "Cluster", processes: Warm) -> None:
         self.number = number
         self.proxy = way
         self._cluster = cluster
+        self._warm = processes
         self.incarnations: list[Process] = []
         self.url = ""
         self.up = asyncio.Event()
@@ -124,7 +125,7 @@ class App:
         """Start it, or another command in its place, without waiting for anything."""
         told = {**self._cluster.environment, "DATABASE_URL": self._cluster.database_url(self.proxy), **environment}
         self._asked_to_end = False
-        self.incarnations.append(await self._cluster.warm.start(*(arguments or ("serve", "--port", "0")), **told))
+        self.incarnations.append(await self._warm.start(*(arguments or ("serve", "--port", "0")), **told))
 
     @property
     def api(self) -> str:
@@ -166,9 +167,8 @@ class App:
 class Cluster:
     """The deployment: `postgres`, `apps`, and the `token` of an owner of its organisation."""
 
-    def __init__(self, postgres: Postgres, processes: Warm, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, postgres: Postgres, directory: Path, environment: dict[str, str]) -> None:
         self.postgres = postgres
-        self.warm = processes
         self.apps: list[App] = []
         self.token = ""
         self.environment = {
@@ -203,21 +203,26 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(apps: int = 2, **environment: str) -> AsyncIterator[Cluster]:
-    """A deployment with so many apps, none of them started; afterwards nothing is left of it."""
+async def cluster(apps: int = 2, beside: Path | None = None, **environment: str) -> AsyncIterator[Cluster]:
+    """A deployment with so many apps, none of them started; afterwards nothing is left of it.
+
+    Every other app runs from the source tree `beside`, if there is one.
+    """
     async with AsyncExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="stepstream-chaos-"))
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, directory)
         embedded = EmbeddedPostgres(directory / "data")
         stack.push_async_callback(asyncio.to_thread, embedded.stop_if_last)
         starting = asyncio.ensure_future(asyncio.to_thread(embedded.start))
-        processes = await stack.enter_async_context(warm())
+        processes = [await stack.enter_async_context(warm())]
+        if beside is not None:
+            processes.append(await stack.enter_async_context(warm(beside)))
         await starting
-        made = Cluster(Postgres(embedded), processes, directory / "data", environment)
+        made = Cluster(Postgres(embedded), directory / "data", environment)
         await made.prepare()
         for number in range(apps):
             way = await stack.enter_async_context(proxy(made.postgres.socket))
-            made.apps.append(App(number, way, made))
+            made.apps.append(App(number, way, made, processes[number % len(processes)]))
         for app in made.apps:
             stack.push_async_callback(app.close)
         yield made

@@ -4,9 +4,11 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, TypeAlias
 
 from tests.chaos.cluster import LEASE_TTL, App, Cluster
+from tests.chaos.deaf import deaf_reader
 from tests.chaos.journal import pause
 from tests.chaos.proxy import Loses, Loss, Proxy
 
@@ -52,6 +54,7 @@ class Nemesis:
         self.faults: dict[str, Fault] = {
             "kill": self.kill,
             "stop": self.stop,
+            "stop with deaf readers": self.stop_with_deaf_readers,
             "freeze": self.freeze,
             "lost answers": self.lose_answers,
             "lost questions": self.lose_questions,
@@ -91,6 +94,17 @@ class Nemesis:
         code = await app.stop()
         await self._start(app)
         return f"exit code {code}"
+
+    async def stop_with_deaf_readers(self, app: App) -> object:
+        """Streams of events that nobody reads do not keep it from ending."""
+        async with self._cluster.postgres.connected() as connection:
+            newest = await connection.fetch("SELECT id FROM executions ORDER BY id DESC LIMIT 20")
+        async with AsyncExitStack() as stack:
+            for row in newest:
+                await stack.enter_async_context(deaf_reader(app, row["id"], self._cluster.token))
+            code = await app.stop()
+        await self._start(app)
+        return f"exit code {code}, {len(newest)} readers"
 
     async def freeze(self, app: App) -> object:
         """Its lease runs out, others go on with its work, and then it wakes up."""

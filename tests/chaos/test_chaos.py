@@ -45,6 +45,7 @@ async def test_a_short_rage_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(0)
 async def test_a_long_rage_loses_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     seed, minutes = request.config.getoption("--chaos-seed"), request.config.getoption("--chaos-minutes")
+    beside = request.config.getoption("--chaos-beside")
     end = time.monotonic() + minutes * 60
 
     async def rage(nemesis: Nemesis) -> None:
@@ -52,7 +53,7 @@ async def test_a_long_rage_loses_nothing(tmp_path: Path, request: pytest.Fixture
             for _ in range(HANDS):
                 hands.create_task(nemesis.rage(list(nemesis.faults), MEAN_INTERVAL, lambda: time.monotonic() > end))
 
-    async with campaign(seed, tmp_path, apps=3) as long:
+    async with campaign(seed, tmp_path, apps=3, beside=beside) as long:
         await long.run(rage)
         keep(long.result(), request.config.getoption("--chaos-result"))
 

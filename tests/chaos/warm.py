@@ -84,12 +84,13 @@ class Warm:
 
 
 @asynccontextmanager
-async def warm() -> AsyncIterator[Warm]:
-    """A process that has loaded everything; it ends with the block. Its forks must have ended before."""
+async def warm(tree: Path = ROOT) -> AsyncIterator[Warm]:
+    """A process that has loaded all of a source tree; it ends with the block. Its forks must have ended before."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.chaos.warm",
-        cwd=ROOT, env=clean_environment(), stdin=its.fileno(), stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        cwd=tree, env={**clean_environment(), "PYTHONPATH": str(tree)}, stdin=its.fileno(),
+        stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     its.close()
     assert process.stdout is not None
