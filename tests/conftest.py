@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     chaos = parser.getgroup("chaos")
     chaos.addoption("--chaos-seed", type=int, default=time.time_ns() % 1_000_000, help="of a random one")
     chaos.addoption("--chaos-minutes", type=float, default=5.0, help="how long things break")
-    chaos.addoption("--chaos-beside", type=Path, help="a checkout of another version, for every other process")
+    chaos.addoption("--chaos-beside", metavar="=TREE", type=Path, help="another version for every other process")
     chaos.addoption("--chaos-result", help="a file for the numbers of the run, as JSON")
 
 

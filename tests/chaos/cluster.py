@@ -91,7 +91,7 @@ class App:
         self.number = number
         self.proxy = way
         self._cluster = cluster
-        self._warm = processes
+        self.warm = processes
         self.incarnations: list[Process] = []
         self.url = ""
         self.up = asyncio.Event()
@@ -125,7 +125,7 @@ class App:
         """Start it, or another command in its place, without waiting for anything."""
         told = {**self._cluster.environment, "DATABASE_URL": self._cluster.database_url(self.proxy), **environment}
         self._asked_to_end = False
-        self.incarnations.append(await self._warm.start(*(arguments or ("serve", "--port", "0")), **told))
+        self.incarnations.append(await self.warm.start(*(arguments or ("serve", "--port", "0")), **told))
 
     @property
     def api(self) -> str:

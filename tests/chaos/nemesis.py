@@ -97,7 +97,7 @@ class Nemesis:
 
     async def stop_with_deaf_readers(self, app: App) -> object:
         """Streams of events that nobody reads do not keep it from ending."""
-        async with self._cluster.postgres.connected() as connection:
+        async with self._postgres, self._cluster.postgres.connected() as connection:
             newest = await connection.fetch("SELECT id FROM executions ORDER BY id DESC LIMIT 20")
         async with AsyncExitStack() as stack:
             for row in newest:

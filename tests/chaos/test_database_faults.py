@@ -277,7 +277,7 @@ async def test_on_a_dark_way_nobody_waits_longer_than_for_one_command(app: App, 
 @pytest.mark.chaos
 async def test_on_a_dark_way_a_process_stops_nevertheless(deployment: Cluster, app: App) -> None:
     """It says farewell to nobody who does not answer; its lease runs out."""
-    third = App(3, app.proxy, deployment)
+    third = App(3, app.proxy, deployment, app.warm)
     await third.start()
     async with client(deployment, third) as http:
         await asyncio.gather(*(http.get("/workflows") for _ in range(POOL_SIZE)))

@@ -1,6 +1,6 @@
 """A newer version has migrated the database by adding to it: the older one goes on beside it, and starts anew.
 
-A long chaos run can have a real other version: with `--chaos-beside TREE`, a checkout of it, every other app is of it.
+A long chaos run can have a real other version: with `--chaos-beside=TREE`, a checkout of it, every other app is of it.
 """
 
 from pathlib import Path
