@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from app.domain.compiled import CompiledStep, CompiledWorkflow
-from app.domain.snapshot import CUT_OFF_REASONS
 from app.domain.states import StepStatus
+from app.domain.step_state import CUT_OFF_REASONS
 from app.domain.steps import Effect
 
 NOT_SELECTED = "not_selected"

@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from app.domain.budgets import NOTHING_SPENT, Spent
 from app.domain.decisions import StartStep
 from app.domain.errors import Failure
 from app.domain.events import EventData
-from app.domain.snapshot import Snapshot, StepState
+from app.domain.snapshot import Snapshot
 from app.domain.states import AttemptStatus, ExecutionStatus
+from app.domain.step_state import StepState
 from app.domain.waits import ApprovalWait
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event as recorded; see `app.domain.events` for the types and their data."""
 
     seq: int

@@ -1,7 +1,9 @@
 """A definition made ready to run: checked, ordered, its expressions compiled. Immutable and shared by all its runs."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 
 from jsonschema_rs import Validator
@@ -16,7 +18,7 @@ from app.domain.steps import Effect, StepSpec
 from app.domain.templates import Template
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CompiledStep:
     """One step, ready to plan. `number` is its 1-based topological position, `upstream` all its ancestors.
 
@@ -39,15 +41,19 @@ class CompiledStep:
     cache_key: Template | None = None
     secrets: tuple[SecretUse, ...] = ()
 
-    @property
+    @cached_property
     def id(self) -> str:
         return self.definition.id
 
-    @property
+    @cached_property
+    def title(self) -> str:
+        return self.definition.title
+
+    @cached_property
     def run_if(self) -> RunIf:
         return self.definition.run_if
 
-    @property
+    @cached_property
     def function(self) -> str:
         return self.spec.function(self.definition.config)
 
@@ -67,7 +73,7 @@ class Slots:
 NO_LIMITS = Slots()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CompiledWorkflow:
     """A workflow, ready to run; `steps` are in topological order. `graph_text` is the JSON of its execution_graph."""
 
@@ -109,12 +115,21 @@ class CompiledWorkflow:
             rate_seconds=None if rate is None else rate.per,
         )
 
-    @property
+    @cached_property
+    def children(self) -> Mapping[str, tuple[CompiledStep, ...]]:
+        """The steps that need a step, by its id."""
+        found: defaultdict[str, list[CompiledStep]] = defaultdict(list)
+        for step in self.steps:
+            for parent in {edge.parent for edge in step.edges}:
+                found[parent].append(step)
+        return {step.id: tuple(found[step.id]) for step in self.steps}
+
+    @cached_property
     def secret_names(self) -> frozenset[str]:
         """The secrets that its steps use, all of them: expressions cannot choose one."""
         return frozenset(use.reference.name for step in self.steps for use in step.secrets)
 
-    @property
+    @cached_property
     def order(self) -> list[str]:
         """Ids of the steps in topological order."""
         return [step.id for step in self.steps]

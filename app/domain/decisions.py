@@ -8,7 +8,7 @@ from app.domain.budgets import UsedUp
 from app.domain.control import Gate, Pause, Stop
 from app.domain.errors import Failure
 from app.domain.jsontext import JSON
-from app.domain.snapshot import Parked, Slept, Succeeded
+from app.domain.step_state import Parked, Slept, Succeeded
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from app.domain.snapshot import CUT_OFF_REASONS
 from app.domain.states import ExecutionStatus, StepStatus
+from app.domain.step_state import CUT_OFF_REASONS
 
 _LEAST_MS = 1.0
 _NEARLY_DONE = 0.95

@@ -43,9 +43,10 @@ from app.domain.durations import LONGEST
 from app.domain.errors import Failure
 from app.domain.events import EventData, timestamp_text
 from app.domain.planner import next_wake
-from app.domain.snapshot import FirstFailure, Snapshot, WaitReason
+from app.domain.snapshot import FirstFailure, Snapshot
 from app.domain.states import ExecutionStatus, StepStatus, check_transition
 from app.domain.step_evolution import StepEvolution, tell_approval
+from app.domain.step_state import WaitReason
 from app.domain.waits import ApprovalWait
 
 GATE_SECONDS = timedelta(days=30).total_seconds()

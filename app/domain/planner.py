@@ -6,9 +6,9 @@ same facts decide the same. The phases stand in three modules: the run as a whol
 `app.domain.settling`, what begins in `app.domain.starting`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from itertools import islice
+from typing import TypeAlias
 
 from app.domain.compiled import CompiledWorkflow
 from app.domain.control import Gate, Stop, StopReason
@@ -37,21 +37,18 @@ from app.domain.starting import mapping, starting
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.waits import ApprovalWait, Met, Refused, expire, settle
 
-MOST_STARTS = 4
-"""That are planned at once: each may have had expressions to evaluate, and whoever plans has other runs to drive."""
+Phase: TypeAlias = Callable[[CompiledWorkflow, Snapshot, datetime], Sequence[Decision]]
 
 _S = ExecutionStatus
 
 
-def plan(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> list[Decision]:
-    """Decisions that the facts call for now; an empty list means: wait for another fact, or the run has ended."""
-    if snapshot.status.terminal:
-        return []
-    for phase in (_opening, outcomes, _stopping, _pausing, awakening, mapping, starting, _gate, _ending):
-        most = MOST_STARTS if phase in {mapping, starting} else None
-        if decisions := list(islice(phase(workflow, snapshot, now), most)):
-            return decisions
-    return []
+def plan(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
+    """Decisions that the facts call for now; none means: wait for another fact, or the run has ended."""
+    if not snapshot.status.terminal:
+        for phase in _PHASES:
+            if decisions := phase(workflow, snapshot, now):
+                return decisions
+    return ()
 
 
 def next_wake(snapshot: Snapshot) -> datetime | None:
@@ -69,23 +66,23 @@ def next_wake(snapshot: Snapshot) -> datetime | None:
     return min(times, default=None)
 
 
-def _opening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+def _opening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     pause = snapshot.control.pause
-    if snapshot.stop is not None:
-        return
+    if snapshot.status is _S.RUNNING or snapshot.stop is not None:
+        return ()
     if snapshot.status is _S.PENDING:
         start_at = snapshot.control.start_at
-        if snapshot.may_run and pause is None and (start_at is None or start_at <= now):
-            yield Begin()
-    elif snapshot.started_at is None:  # PAUSED before it began: back to the queue, for which it needs no slot
-        if pause is not None and pause.lifted:
-            yield Resume("resumed")
-    elif not snapshot.may_run or (snapshot.status is _S.WAITING and (pause is not None or _timed_out(snapshot, now))):
-        return
-    elif snapshot.status is _S.PAUSED and pause is not None and pause.lifted:
-        yield Resume("resumed")
-    elif snapshot.status is _S.WAITING and (reason := _why_wake(snapshot, now)) is not None:
-        yield Resume(reason)
+        begins = snapshot.may_run and pause is None and (start_at is None or start_at <= now)
+        return (Begin(),) if begins else ()
+    if snapshot.started_at is None:  # PAUSED before it began: back to the queue, for which it needs no slot
+        return (Resume("resumed"),) if pause is not None and pause.lifted else ()
+    if not snapshot.may_run or (snapshot.status is _S.WAITING and (pause is not None or _timed_out(snapshot, now))):
+        return ()
+    if snapshot.status is _S.PAUSED and pause is not None and pause.lifted:
+        return (Resume("resumed"),)
+    if snapshot.status is _S.WAITING and (reason := _why_wake(snapshot, now)) is not None:
+        return (Resume(reason),)
+    return ()
 
 
 def _why_wake(snapshot: Snapshot, now: datetime) -> str | None:
@@ -99,15 +96,13 @@ def _timed_out(snapshot: Snapshot, now: datetime) -> bool:
     return snapshot.deadline is not None and snapshot.deadline <= now and snapshot.status is not _S.PAUSED
 
 
-def _stopping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+def _stopping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     stop = snapshot.stop
     if stop is None:
-        if _timed_out(snapshot, now):
-            yield BeginStop(Stop(StopReason.TIMED_OUT))
-    elif stop.reason is StopReason.CANCELLED and _must_announce(snapshot):
-        yield BeginStop(stop)
-    else:
-        yield from _close(workflow, snapshot, stop)
+        return (BeginStop(Stop(StopReason.TIMED_OUT)),) if _timed_out(snapshot, now) else ()
+    if stop.reason is StopReason.CANCELLED and _must_announce(snapshot):
+        return (BeginStop(stop),)
+    return [*_close(workflow, snapshot, stop)]
 
 
 def _must_announce(snapshot: Snapshot) -> bool:
@@ -161,23 +156,25 @@ def _stop_word(stop: Stop) -> str:
             return "expired"
 
 
-def _pausing(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
-    if snapshot.stop is not None or not snapshot.control.held:
-        return
-    if snapshot.status in {_S.PENDING, _S.RUNNING, _S.WAITING} and not snapshot.running:
-        yield EnterPause()
+def _pausing(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
+    if snapshot.control.pause is None or snapshot.stop is not None:
+        return ()
+    pauses = snapshot.status in {_S.PENDING, _S.RUNNING, _S.WAITING} and not snapshot.running
+    return (EnterPause(),) if pauses else ()
 
 
-def _gate(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+def _gate(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     gate = snapshot.control.gate
-    if gate is None or gate.approved or snapshot.status is not _S.RUNNING or snapshot.stop or snapshot.control.held:
-        return
+    if gate is None or gate.approved or not snapshot.goes_on:
+        return ()
     match _gate_outcome(gate, snapshot, now):
         case Met() as met:
-            yield PassGate(met.letters)
+            return (PassGate(met.letters),)
         case Refused() as refused:
             status = "EXPIRED" if refused.failure.code == "approval_expired" else "REJECTED"
-            yield CloseGate(refused.failure, refused.letters, status)
+            return (CloseGate(refused.failure, refused.letters, status),)
+        case None:
+            return ()
 
 
 def _gate_outcome(gate: Gate, snapshot: Snapshot, now: datetime) -> Met | Refused | None:
@@ -189,29 +186,24 @@ def _gate_outcome(gate: Gate, snapshot: Snapshot, now: datetime) -> Met | Refuse
     return found
 
 
-def _ending(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
-    if snapshot.status is not _S.RUNNING or snapshot.stop is not None or snapshot.control.held:
-        return
-    if any(not state.status.settled for state in snapshot.steps.values()):
-        return
+def _ending(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
+    if snapshot.frontier.left or not snapshot.goes_on:
+        return ()
     if snapshot.first_failure is not None:
-        yield Fail(snapshot.first_failure.failure, snapshot.first_failure.step_id)
-        return
+        return (Fail(snapshot.first_failure.failure, snapshot.first_failure.step_id),)
     gate = snapshot.control.gate
     if gate is not None and not gate.approved:
-        return
+        return ()
     try:
         output = json_text(_output(workflow, snapshot), "The output of the execution")
         risk = _risk_score(workflow, snapshot)
     except StepError as error:
-        yield Fail(failure_of(error), None)
-        return
+        return (Fail(failure_of(error), None),)
     above = workflow.definition.approval_above
     risky = risk is not None and above is not None and risk > above
     if risky and gate is None:
-        yield OpenGate(_new_gate(workflow, snapshot, risk or 0.0))
-    else:
-        yield Complete(output, risk, risky)
+        return (OpenGate(_new_gate(workflow, snapshot, risk or 0.0)),)
+    return (Complete(output, risk, risky),)
 
 
 def _new_gate(workflow: CompiledWorkflow, snapshot: Snapshot, risk: float) -> Gate:
@@ -257,3 +249,8 @@ def _risk_score(workflow: CompiledWorkflow, snapshot: Snapshot) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise StepError("risk_score must be a number from 0 to 1", code="invalid_risk_score", retryable=False)
     return float(value)
+
+
+_PHASES: Sequence[Phase] = (
+    _opening, outcomes, _stopping, _pausing, awakening, mapping, starting, _gate, _ending
+)  # fmt: skip

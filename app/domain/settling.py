@@ -1,6 +1,6 @@
 """The planner's phases for what has ended: attempts that reported, and waits that are over."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from app.domain.compiled import CompiledStep, CompiledWorkflow
@@ -18,26 +18,20 @@ from app.domain.decisions import (
 from app.domain.errors import Failure, StepError, failure_of
 from app.domain.jsontext import JSON, json_text
 from app.domain.retry import decide_retry
-from app.domain.snapshot import (
-    Aborted,
-    Failed,
-    Lost,
-    Parked,
-    Slept,
-    Snapshot,
-    StepState,
-    Succeeded,
-    WaitReason,
-    split_path,
-)
+from app.domain.snapshot import Snapshot, split_path
 from app.domain.starting import attempt, bars_others, stops_run
 from app.domain.states import StepStatus
+from app.domain.step_state import Aborted, Failed, Lost, Parked, Slept, StepState, Succeeded, WaitReason
 from app.domain.steps import Effect
 from app.domain.waits import Met, Refused, expire, settle
 
 
-def outcomes(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+def outcomes(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of the attempts that have reported."""
+    return [*_decided(workflow, snapshot)] if snapshot.reported else ()
+
+
+def _decided(workflow: CompiledWorkflow, snapshot: Snapshot) -> Iterator[Decision]:
     for path in snapshot.reported:
         state = snapshot.state(path)
         step = workflow.step(path)
@@ -60,10 +54,14 @@ def outcomes(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> I
                 yield _failed(step, path, state, state.outcome, snapshot)
 
 
-def awakening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+def awakening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of the steps that wait: their time has come, or their letters have."""
-    if snapshot.stop is not None or snapshot.control.held or not snapshot.may_run:
-        return
+    if not snapshot.frontier.under_way or snapshot.stop is not None or snapshot.control.held or not snapshot.may_run:
+        return ()
+    return [*_awakened(workflow, snapshot, now)]
+
+
+def _awakened(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
     for path, state in snapshot.unsettled():
         if state.status is not StepStatus.WAITING:
             continue

@@ -1,156 +1,18 @@
-"""All facts the planner may read about one execution, and the vocabulary of what can happen to it."""
+"""All facts the planner may read about one execution."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
-from typing import TypeAlias
 
 from app.domain.budgets import SharedBudget
 from app.domain.control import Control, Stop
 from app.domain.errors import Failure
 from app.domain.expressions import Lookup
+from app.domain.frontier import Frontier
 from app.domain.jsontext import JSON
 from app.domain.mail import Mail
 from app.domain.states import ExecutionStatus, StepStatus
-from app.domain.steps import NO_USAGE, Usage
-from app.domain.waits import Awaited
-
-
-class WaitReason(StrEnum):
-    """Why a step is WAITING."""
-
-    RETRY = "retry"
-    DELAY = "delay"
-    REPEAT = "repeat"
-    SIGNAL = "signal"
-    APPROVAL = "approval"
-    CHILD = "child"
-
-
-CUT_OFF_REASONS = frozenset({"execution_failed", "execution_cancelled", "execution_timed_out", "execution_expired"})
-"""Why a step was skipped because the run ended, not because of the graph."""
-
-
-@dataclass(frozen=True, slots=True)
-class Succeeded:
-    """An attempt ended well; `output` is scrubbed, capped and known to be JSON. `note` says how, if not by running."""
-
-    output: JSON
-    output_text: str
-    ports: frozenset[str] = frozenset()
-    usage: Usage = NO_USAGE
-    agent_result: JSON = None
-    note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt failed; `jitter` in [0, 1) was drawn for its retry, `trace` is the stack of an unexpected error."""
-
-    failure: Failure
-    jitter: float = 0.0
-    trace: str | None = None
-    usage: Usage = NO_USAGE
-
-
-@dataclass(frozen=True, slots=True)
-class Slept:
-    """An attempt asked to be completed with `output` after `seconds`."""
-
-    seconds: float
-    output: JSON
-    output_text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """An attempt asked to be settled by letters, or after `seconds` without them; None: however long it takes."""
-
-    awaited: Awaited
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Aborted:
-    """An attempt ended, or was given up, because the run is being stopped."""
-
-    usage: Usage = NO_USAGE
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """An attempt's worker died; whether its effect happened is unknown."""
-
-
-Outcome: TypeAlias = Succeeded | Failed | Slept | Parked | Aborted | Lost
-
-
-@dataclass(slots=True)
-class StepState:
-    """One step of a run, or one item of a step with `for_each`.
-
-    `attempt` numbers its newest attempt, `failures` counts those the retry policy counts, `iteration` the rounds that
-    `repeat` has finished. `outcome` is what the newest attempt reported (at `outcome_at`) and the planner has not
-    decided on yet; it is never stored. `execution_time_ms` is the time of the newest attempt. `reason` says why a step
-    was skipped, or how it completed without running. `items` is the number of items of a `for_each`.
-    """
-
-    status: StepStatus = StepStatus.PENDING
-    attempt: int = 0
-    failures: int = 0
-    iteration: int = 0
-    items: int | None = None
-    input_text: str | None = None
-    output: JSON = None
-    output_text: str | None = None
-    ports: frozenset[str] = frozenset()
-    failure: Failure | None = None
-    reason: str | None = None
-    wait: WaitReason | None = None
-    awaited: Awaited | None = None
-    wake_at: datetime | None = None
-    started_at: datetime | None = None
-    attempt_started_at: datetime | None = None
-    completed_at: datetime | None = None
-    execution_time_ms: float | None = None
-    usage: Usage = NO_USAGE
-    reused_from: str | None = None
-    edited_by: str | None = None
-    outcome: Outcome | None = None
-    outcome_at: datetime | None = None
-
-    @property
-    def cut_off(self) -> bool:
-        """The run was over before the step had its turn or its end."""
-        return self.status is StepStatus.CANCELLED or self.reason in CUT_OFF_REASONS
-
-
-@dataclass(slots=True)
-class MapState:
-    """The items of a `for_each` step: those under way, and of the settled ones only what the result needs.
-
-    `results` has the JSON of an item's output by its index, None for one that failed. `told_at` is when it was last
-    told how far they have come. Planning costs what is under way, however many items there are.
-    """
-
-    values: Sequence[JSON] = ()
-    active: dict[int, StepState] = field(default_factory=dict)
-    results: dict[int, str | None] = field(default_factory=dict)
-    next_index: int = 0
-    failure: Failure | None = None
-    told_at: datetime | None = None
-
-    @property
-    def exhausted(self) -> bool:
-        """No item is left to start."""
-        return self.next_index >= len(self.values)
-
-    def began(self, index: int) -> None:
-        """An item has begun; what follows and is settled already is passed over."""
-        self.next_index = index
-        while self.next_index in self.active or self.next_index in self.results:
-            self.next_index += 1
+from app.domain.step_state import MapState, Outcome, StepState
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +29,8 @@ class Snapshot:
 
     `may_run` is false for an owner that holds no slot and may only take mail in. `letters` are those that no wait has
     used yet, in the order they were sent. `reported` are the paths with an outcome to decide on, `starts` the number of
-    attempts started, `shared_budgets` those of the day as last heard.
+    attempts started, `shared_budgets` those of the day as last heard. `counted` are the steps that count as progress:
+    the settled ones, but for those that the end of the run cut off.
     """
 
     execution_id: str
@@ -175,6 +38,8 @@ class Snapshot:
     input: JSON
     context: Mapping[str, JSON]
     steps: dict[str, StepState]
+    frontier: Frontier
+    counted: int = 0
     next_seq: int = 1
     progress: int = 0
     started_at: datetime | None = None
@@ -235,14 +100,12 @@ class Snapshot:
 
     def unsettled(self) -> Iterator[tuple[str, StepState]]:
         """Steps and items that are under way or wait, by path; a step with items itself is not."""
-        for step_id, step in self.steps.items():
-            if step.status not in {StepStatus.RUNNING, StepStatus.WAITING}:
-                continue
-            if step.items is None:
-                yield step_id, step
+        for step, state in self.frontier.unsettled():
+            if state.items is None:
+                yield step.id, state
             else:
-                for index, item in self.maps[step_id].active.items():
-                    yield item_path(step_id, index), item
+                for index, item in self.maps[step.id].active.items():
+                    yield item_path(step.id, index), item
 
     @property
     def awaits_letters(self) -> bool:
@@ -255,13 +118,14 @@ class Snapshot:
         return [path for path, step in self.unsettled() if step.status is StepStatus.RUNNING]
 
     @property
-    def stop(self) -> Stop | None:
-        return self.control.stop
+    def goes_on(self) -> bool:
+        """It is under way, and nothing stops or holds it."""
+        control = self.control
+        return self.status is ExecutionStatus.RUNNING and control.stop is None and control.pause is None
 
     @property
-    def counted(self) -> int:
-        """Steps that count as progress: the settled ones, but for those that the end of the run cut off."""
-        return sum(1 for step in self.steps.values() if step.status.settled and not step.cut_off)
+    def stop(self) -> Stop | None:
+        return self.control.stop
 
 
 def item_path(step_id: str, index: int) -> str:

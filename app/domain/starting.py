@@ -1,8 +1,9 @@
 """The planner's phases for what begins: steps whose needs are settled, items of a `for_each`, and what holds them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
+from itertools import islice
 
 from app.domain.budgets import Spent, first_used_up
 from app.domain.compiled import CompiledStep, CompiledWorkflow
@@ -19,8 +20,12 @@ from app.domain.decisions import (
 )
 from app.domain.errors import Failure, StepError, failure_of
 from app.domain.jsontext import JSON, decode, json_text
-from app.domain.snapshot import MapState, Snapshot, StepState, Succeeded, item_path, split_path
+from app.domain.snapshot import Snapshot, item_path, split_path
 from app.domain.states import ExecutionStatus, StepStatus
+from app.domain.step_state import MapState, StepState, Succeeded
+
+MOST_STARTS = 4
+"""That are planned at once: each may have had expressions to evaluate, and whoever plans has other runs to drive."""
 
 MAX_ITEMS = 10_000
 MAX_MAP_OUTPUT = 16 << 20
@@ -29,14 +34,16 @@ MAX_MAP_OUTPUT = 16 << 20
 _ACCEPTS_FAILURE = frozenset({"any_failed", "all_done"})
 
 
-def starting(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+def starting(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of pending steps whose needs are settled: started, pinned, skipped or failed."""
-    if not _may_start(snapshot):
-        return
+    if not snapshot.frontier.ready or not snapshot.goes_on:
+        return ()
+    return [*islice(_verdicts(snapshot, now), MOST_STARTS)]
+
+
+def _verdicts(snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
     failing = snapshot.first_failure is not None
-    for step in workflow.steps:
-        if snapshot.steps[step.id].status is not StepStatus.PENDING or not _needs_settled(step, snapshot):
-            continue
+    for step in snapshot.frontier.startable():
         verdict = _verdict(step, snapshot, failing, now)
         yield verdict
         if bars_others(verdict, snapshot):
@@ -44,10 +51,14 @@ def starting(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> I
         failing = failing or (isinstance(verdict, FailStep) and verdict.stops_run)
 
 
-def mapping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
+def mapping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of steps with `for_each`: more items start, or the step ends with its items."""
-    if snapshot.stop is not None or snapshot.status is not ExecutionStatus.RUNNING:
-        return
+    if not snapshot.maps or snapshot.stop is not None or snapshot.status is not ExecutionStatus.RUNNING:
+        return ()
+    return [*islice(_mapped(workflow, snapshot, now), MOST_STARTS)]
+
+
+def _mapped(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
     for step_id, items in snapshot.maps.items():
         if snapshot.steps[step_id].status is not StepStatus.RUNNING:
             continue
@@ -77,15 +88,6 @@ def attempt(step: CompiledStep, path: str, snapshot: Snapshot, now: datetime) ->
 def stops_run(step: CompiledStep, path: str) -> bool:
     """Whether the run fails if this fails for good; of items, the step they belong to decides."""
     return not step.definition.continue_on_error and split_path(path)[1] is None
-
-
-def _may_start(snapshot: Snapshot) -> bool:
-    return snapshot.stop is None and not snapshot.control.held and snapshot.status is ExecutionStatus.RUNNING
-
-
-def _needs_settled(step: CompiledStep, snapshot: Snapshot) -> bool:
-    """With a step's needs all its ancestors are settled, so that what it may look at changes no more."""
-    return all(snapshot.steps[edge.parent].status.settled for edge in step.edges)
 
 
 def _verdict(step: CompiledStep, snapshot: Snapshot, failing: bool, now: datetime) -> Decision:

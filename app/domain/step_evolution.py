@@ -29,20 +29,9 @@ from app.domain.decisions import (
 from app.domain.durations import LONGEST
 from app.domain.errors import Failure
 from app.domain.events import EventData, timestamp_text
-from app.domain.snapshot import (
-    Aborted,
-    Failed,
-    FirstFailure,
-    Lost,
-    MapState,
-    Parked,
-    Snapshot,
-    StepState,
-    Succeeded,
-    WaitReason,
-    split_path,
-)
+from app.domain.snapshot import FirstFailure, Snapshot, split_path
 from app.domain.states import AttemptStatus, StepStatus, check_step_transition
+from app.domain.step_state import Aborted, Failed, Lost, MapState, Parked, StepState, Succeeded, WaitReason
 from app.domain.steps import NO_USAGE
 from app.domain.waits import ApprovalWait, ChildWait, SignalWait
 
@@ -104,10 +93,10 @@ class StepEvolution:
         for step in self._workflow.steps:
             state = self._snapshot.steps[step.id]
             if state.status.settled and state.reused_from is not None:
-                self._advance()
+                self._tell_progress()
                 data = events.StepReused(
                     step_number=step.number,
-                    step_name=step.definition.title,
+                    step_name=step.title,
                     reused_from=state.reused_from,
                     progress=self._snapshot.progress,
                 )
@@ -140,7 +129,7 @@ class StepEvolution:
 
     def _tell_started(self, step: CompiledStep, path: str) -> None:
         if split_path(path)[1] is None:
-            data = events.StepStarted(step_number=step.number, step_name=step.definition.title, function=step.function)
+            data = events.StepStarted(step_number=step.number, step_name=step.title, function=step.function)
             self._note("step_started", data, step.id)
 
     def _complete(self, decision: CompleteStep) -> None:
@@ -168,10 +157,8 @@ class StepEvolution:
         step, state = self._move(decision.path, StepStatus.COMPLETED)
         self._take(state, decision.result, decision.path)
         state.completed_at = self._now
-        self._advance()
-        data = events.StepPinned(
-            step_number=step.number, step_name=step.definition.title, progress=self._snapshot.progress
-        )
+        self._advance(state)
+        data = events.StepPinned(step_number=step.number, step_name=step.title, progress=self._snapshot.progress)
         self._note("step_pinned", data, step.id)
 
     def _edit(self, decision: EditStep) -> None:
@@ -180,7 +167,7 @@ class StepEvolution:
         state.ports = step.spec.ports_taken(step.definition.config, decision.output)
         state.edited_by = decision.user_id or "unknown"
         self._changes.steps[decision.path] = state
-        data = events.StepEdited(step_number=step.number, step_name=step.definition.title, edited_by=decision.user_id)
+        data = events.StepEdited(step_number=step.number, step_name=step.title, edited_by=decision.user_id)
         self._note("step_edited", data, step.id)
 
     def _fail(self, decision: FailStep) -> None:
@@ -241,10 +228,10 @@ class StepEvolution:
         step, state = self._move(decision.path, StepStatus.SKIPPED)
         state.reason = decision.reason
         state.completed_at = self._now
-        self._advance()
+        self._advance(state)
         data = events.StepSkipped(
             step_number=step.number,
-            step_name=step.definition.title,
+            step_name=step.title,
             reason=decision.reason,
             progress=self._snapshot.progress,
         )
@@ -266,7 +253,10 @@ class StepEvolution:
         check_step_transition(state.status, status)
         state.status = status
         self._changes.steps[path] = state
-        return self._workflow.step(path), state
+        step = self._workflow.step(path)
+        if state is self._snapshot.steps[step.id]:
+            self._snapshot.frontier.moved(self._workflow, step, state, self._snapshot.steps)
+        return step, state
 
     def _state(self, path: str) -> StepState:
         """The state of a step, or of an item, which begins to exist when something is first decided about it."""
@@ -334,11 +324,11 @@ class StepEvolution:
         if index is not None:
             self._settle_item(step, index, state, message)
         else:
-            self._advance()
+            self._advance(state)
         if index is None or status == "failed":
             data = events.StepEnded(
                 step_number=step.number,
-                step_name=step.definition.title,
+                step_name=step.title,
                 status=status,
                 execution_time_ms=state.execution_time_ms or 0.0,
                 error_message=message,
@@ -363,7 +353,7 @@ class StepEvolution:
         if split_path(path)[1] is None and state.wait is not None:
             data = events.StepWaiting(
                 step_number=step.number,
-                step_name=step.definition.title,
+                step_name=step.title,
                 reason=state.wait.value,
                 wake_at=_text(state.wake_at),
             )
@@ -372,14 +362,20 @@ class StepEvolution:
     def _retrying(self, step: CompiledStep, path: str, state: StepState, delay: float, message: str) -> None:
         data = events.StepRetrying(
             step_number=step.number,
-            step_name=step.definition.title,
+            step_name=step.title,
             attempt=state.attempt + 1,
             delay_ms=round(delay * 1000),
             error_message=message,
         )
         self._note("step_retrying", data, path)
 
-    def _advance(self) -> None:
+    def _advance(self, state: StepState) -> None:
+        """A step is settled."""
+        if not state.cut_off:
+            self._snapshot.counted += 1
+            self._tell_progress()
+
+    def _tell_progress(self) -> None:
         reached = self._snapshot.counted * 100 // len(self._workflow.steps)
         self._snapshot.progress = max(self._snapshot.progress, reached)
 

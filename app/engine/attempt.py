@@ -22,7 +22,7 @@ from app.domain.errors import Failure, StepError, Unavailable, clean_text, failu
 from app.domain.events import EventData
 from app.domain.jsontext import JSON, NotJson, decode, encode
 from app.domain.scrubbing import Scrubber
-from app.domain.snapshot import Aborted, Failed, Outcome, Parked, Slept, Succeeded
+from app.domain.step_state import Aborted, Failed, Outcome, Parked, Slept, Succeeded
 from app.domain.steps import NO_USAGE, Done, Sleep, Usage
 from app.domain.waits import Await
 from app.engine.children import ChildRequest

@@ -26,9 +26,11 @@ from app.domain.evolution import evolve, suspend
 from app.domain.intake import take_in
 from app.domain.jsontext import encode
 from app.domain.mail import Mail
-from app.domain.planner import MOST_STARTS, next_wake, plan
-from app.domain.snapshot import Aborted, Outcome, Snapshot, Succeeded
+from app.domain.planner import next_wake, plan
+from app.domain.snapshot import Snapshot
+from app.domain.starting import MOST_STARTS
 from app.domain.states import ExecutionStatus
+from app.domain.step_state import Aborted, Outcome, Succeeded
 from app.domain.steps import Effect
 from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, run_cached
 from app.engine.budgets import Budgets
@@ -113,6 +115,7 @@ class Driver:
         self._has_mail = False
         self._control_text = claim.control_text
         self._fact = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         """Drive until the execution ends, goes to sleep, or is no longer ours."""
@@ -165,7 +168,7 @@ class Driver:
         self._sleep_if_idle(changes)
         return changes, read_mail
 
-    def _plan(self, changes: Changes, now: datetime) -> list[Decision]:
+    def _plan(self, changes: Changes, now: datetime) -> Sequence[Decision]:
         claim = self._claim
         self._snapshot.shared_budgets = self._ports.budgets.of(claim.org_id, claim.workflow_id, changes.spent)
         return plan(self._workflow, self._snapshot, now)
@@ -366,7 +369,8 @@ class Driver:
             self._said.append((path, kind, data))
         else:
             self._unsaid[path] += 1
-        self._fact.set()
+        # Soon, not now: what ends while it speaks is recorded with its last words.
+        self._loop.call_soon(self._fact.set)
 
     def _report(self, path: str, outcome: Outcome) -> None:
         self._outcomes.append((path, outcome, self._clock.now()))

@@ -6,9 +6,11 @@ from app.domain.compiled import CompiledWorkflow
 from app.domain.context import run_context
 from app.domain.control import Control, Stop, StopReason, control_from, with_budget
 from app.domain.errors import Failure
+from app.domain.frontier import Frontier
 from app.domain.jsontext import decode
-from app.domain.snapshot import FirstFailure, Lost, MapState, Snapshot, StepState, WaitReason, split_path
+from app.domain.snapshot import FirstFailure, Snapshot, split_path
 from app.domain.states import ExecutionStatus, StepStatus
+from app.domain.step_state import Lost, MapState, StepState, WaitReason
 from app.domain.steps import NO_USAGE, Usage
 from app.domain.waits import wait_from
 from app.engine.ports import Claim
@@ -36,6 +38,7 @@ def restore(workflow: CompiledWorkflow, claim: Claim) -> Snapshot:
             created_at=claim.created_at,
         ),
         steps={step.id: StepState() for step in workflow.steps},
+        frontier=Frontier(),
         next_seq=claim.next_seq,
         progress=claim.progress,
         started_at=claim.started_at,
@@ -45,6 +48,8 @@ def restore(workflow: CompiledWorkflow, claim: Claim) -> Snapshot:
         may_run=claim.may_run,
     )
     _restore_steps(snapshot, claim)
+    snapshot.frontier = Frontier.of(workflow, snapshot.steps)
+    snapshot.counted = sum(1 for step in snapshot.steps.values() if step.status.settled and not step.cut_off)
     _restore_values(workflow, snapshot)
     snapshot.first_failure = _first_failure(workflow, claim)
     if snapshot.status is ExecutionStatus.CANCELLING and snapshot.control.stop is None:

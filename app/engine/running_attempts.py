@@ -7,7 +7,7 @@ from functools import partial
 
 from app.domain.compiled import CompiledStep
 from app.domain.errors import failure_of
-from app.domain.snapshot import Aborted, Failed, Outcome
+from app.domain.step_state import Aborted, Failed, Outcome
 from app.engine.attempt import AttemptContext, charged, timed_out
 
 LEAVE_SECONDS = 2.0

@@ -14,8 +14,9 @@ from app.domain.events import ExecutionQueued
 from app.domain.fingerprint import fingerprint
 from app.domain.jsontext import JSON, encode
 from app.domain.mail import MailKind
-from app.domain.snapshot import Snapshot, StepState
+from app.domain.snapshot import Snapshot
 from app.domain.states import ExecutionStatus
+from app.domain.step_state import StepState
 from app.domain.steps import NO_USAGE
 from app.domain.waits import wait_json
 from app.engine.rows import ApprovalRow, AttemptRow, FailureHandler, MailMark, OutgoingMail, StepRow
@@ -180,7 +181,7 @@ def _step_row(workflow: CompiledWorkflow, path: str, state: StepState) -> StepRo
     return StepRow(
         path=path,
         number=step.number,
-        name=step.definition.title,
+        name=step.title,
         type=step.definition.type,
         status=state.status.value,
         attempt=state.attempt,

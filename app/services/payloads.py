@@ -4,7 +4,6 @@ Error messages are no payloads: who repairs a run needs them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from app.auth.permissions import Permission
@@ -56,4 +55,4 @@ def events_shown(caller: Caller, events: Sequence[Event]) -> Sequence[Event]:
 def _event_shown(event: Event) -> Event:
     if event.type not in _SAID:
         return event
-    return replace(event, data=cast("EventData", {**event.data, **_SAID[event.type]}))
+    return event._replace(data=cast("EventData", {**event.data, **_SAID[event.type]}))

@@ -32,8 +32,9 @@ from app.domain.intake import take_in
 from app.domain.jsontext import decode, encode
 from app.domain.mail import LETTERS, Mail, MailKind
 from app.domain.planner import next_wake, plan
-from app.domain.snapshot import Aborted, Failed, Outcome, Snapshot, split_path
+from app.domain.snapshot import Snapshot, split_path
 from app.domain.states import LEGAL, LEGAL_STEP, TERMINAL, ExecutionStatus
+from app.domain.step_state import Aborted, Failed, Outcome
 from app.domain.steps import Effect
 from app.domain.waits import ChildWait, topics, wait_from
 from app.engine.driver import ASLEEP, HOLD_SECONDS

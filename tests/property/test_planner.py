@@ -14,8 +14,8 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from app.domain.errors import Failure
 from app.domain.events import STREAM_EVENT
-from app.domain.snapshot import Aborted, Failed, Outcome, Slept
 from app.domain.states import ExecutionStatus
+from app.domain.step_state import Aborted, Failed, Outcome, Slept
 from app.domain.waits import ApprovalWait, SignalWait
 from tests.property.invariants import Invariants
 from tests.property.model import Process

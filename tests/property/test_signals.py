@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from app.domain.compiled import CompiledWorkflow
 from app.domain.decisions import CompleteStep, Decision, FailStep, RepeatStep
 from app.domain.mail import Mail
-from app.domain.snapshot import Succeeded
 from app.domain.states import ExecutionStatus
+from app.domain.step_state import Succeeded
 from app.domain.validation import check_definition
 from app.domain.waits import SignalWait
 from tests.property.invariants import facts

@@ -9,7 +9,7 @@ from app.domain.compiled import CompiledWorkflow
 from app.domain.decisions import StartStep
 from app.domain.definition import RetryPolicy
 from app.domain.errors import Failure, Problem
-from app.domain.snapshot import Failed, Outcome, Parked, Slept, Succeeded
+from app.domain.step_state import Failed, Outcome, Parked, Slept, Succeeded
 from app.domain.steps import Effect, StepSpec, Usage
 from app.domain.validation import check_definition
 from app.domain.waits import ApprovalWait, ChildWait, SignalWait

@@ -10,12 +10,14 @@ from app.domain.control import Stop, control_from
 from app.domain.definition import RetryPolicy
 from app.domain.errors import Failure, Problem
 from app.domain.evolution import evolve, suspend
+from app.domain.frontier import Frontier
 from app.domain.intake import take_in
 from app.domain.jsontext import encode
 from app.domain.mail import LETTERS, Mail
 from app.domain.planner import next_wake, plan
-from app.domain.snapshot import Aborted, Failed, Lost, Outcome, Parked, Slept, Snapshot, StepState, Succeeded
+from app.domain.snapshot import Snapshot
 from app.domain.states import ExecutionStatus
+from app.domain.step_state import Aborted, Failed, Lost, Outcome, Parked, Slept, StepState, Succeeded
 from app.domain.steps import Effect, StepSpec, Usage
 from app.domain.validation import check_definition
 from app.domain.waits import ApprovalWait, Awaited, SignalWait
@@ -74,12 +76,14 @@ class Run:
         **document: Any,
     ) -> None:
         self.workflow = compiled(*steps, **document)
+        steps = {step.id: StepState() for step in self.workflow.steps}
         self.snapshot = Snapshot(
             execution_id="exec_1",
             status=ExecutionStatus.PENDING,
             input=input,
             context={"id": "exec_1", "user_id": "user_1", "workflow_id": "wf_1"},
-            steps={step.id: StepState() for step in self.workflow.steps},
+            steps=steps,
+            frontier=Frontier.of(self.workflow, steps),
             control=control_from(control),
         )
         self.now = START

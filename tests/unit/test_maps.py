@@ -4,7 +4,7 @@ import pytest
 
 from app.domain.evolution import evolve
 from app.domain.planner import plan
-from app.domain.snapshot import Succeeded
+from app.domain.step_state import Succeeded
 from tests.unit.runs import START, Run
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from app.domain.compiled import CompiledWorkflow
 from app.domain.control import StopReason
 from app.domain.jsontext import encode
-from app.domain.snapshot import Lost
+from app.domain.step_state import Lost
 from app.domain.steps import Usage
 from app.engine.ports import Claim
 from app.engine.restore import restore

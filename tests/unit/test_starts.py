@@ -2,7 +2,8 @@
 
 from app.domain.changes import Changes
 from app.domain.evolution import evolve
-from app.domain.planner import MOST_STARTS, plan
+from app.domain.planner import plan
+from app.domain.starting import MOST_STARTS
 from tests.unit.runs import START, Run
 
 
