@@ -90,7 +90,7 @@ class CompiledWorkflow:
 
     def step(self, path: str) -> CompiledStep:
         """The step that a path belongs to: itself, or the one whose item it is."""
-        return self.by_id[path.partition("[")[0]]
+        return self.by_id.get(path) or self.by_id[path.partition("[")[0]]
 
     def limits(self, input_value: JSON, execution: Mapping[str, JSON]) -> Slots:
         """The limits that an execution with this input comes under; `execution` has the `execution.*` values.

@@ -129,7 +129,7 @@ def control_json(control: Control) -> dict[str, JSON]:
         )
     found |= _present(
         breakpoints=[*sorted(control.breakpoints)], passed=[*sorted(control.passed)], pins=control.pins,
-        only=control.only, budget=control.budget.model_dump(exclude_none=True), frozen=control.frozen,
+        only=control.only, budget=_limits(control.budget), frozen=control.frozen,
         again={**control.again}, start_at=_text(control.start_at), hops=control.hops,
     )  # fmt: skip
     if control.steps_left is not None:
@@ -164,8 +164,14 @@ def control_from(value: JSON) -> Control:
 
 def with_budget(budget: Budget, changes: Mapping[str, Any]) -> Budget:
     """A budget with other limits; raises pydantic's ValidationError."""
+    if not changes:
+        return budget
     changed = Budget.model_validate(budget.model_dump(exclude_none=True) | dict(changes))
     return NO_BUDGET if changed == NO_BUDGET else changed
+
+
+def _limits(budget: Budget) -> dict[str, JSON]:
+    return {} if budget is NO_BUDGET else budget.model_dump(exclude_none=True)
 
 
 def _present(**fields: JSON) -> dict[str, JSON]:

@@ -365,4 +365,4 @@ STREAM_EVENT: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
 
 def timestamp_text(moment: datetime) -> str:
     """RFC 3339 UTC with `Z` and microseconds, as everywhere on the wire."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

@@ -20,7 +20,7 @@ def encode(value: JSON) -> str:
     """JSON text of a value; raises NotJson."""
     try:
         text = orjson.dumps(value, option=_STRICT)
-        if b"null" in text:
+        if value is not None and b"null" in text:
             json.dumps(
                 value, allow_nan=False
             )  # orjson writes NaN and infinity as null; only the standard library objects

@@ -1,15 +1,14 @@
 """The log of a run, told from its events: one place for the words people grep for."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from app.domain.changes import Event
 
 Level = Literal["debug", "info", "warning", "error"]
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line; `scope` is `workflow` or the id of a step."""
 
     level: Level
@@ -23,7 +22,7 @@ class LogLine:
 
 def log_lines(event: Event, name: str, order: list[str]) -> list[LogLine]:
     """What an event says in the log of a run of the workflow `name`, whose steps run in `order`."""
-    data: dict[str, Any] = dict(event.data)
+    data: Mapping[str, Any] = event.data
     step, scope = data.get("step_name"), event.step_id or "workflow"
     match event.type:
         case "execution_started":

@@ -135,5 +135,7 @@ def item_path(step_id: str, index: int) -> str:
 
 def split_path(path: str) -> tuple[str, int | None]:
     """Step id and item index (None for the step itself) of a path."""
-    step_id, bracket, rest = path.partition("[")
-    return step_id, int(rest[:-1]) if bracket else None
+    if not path.endswith("]"):
+        return path, None
+    step_id, _, rest = path.partition("[")
+    return step_id, int(rest[:-1])

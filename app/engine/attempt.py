@@ -234,7 +234,9 @@ async def run_attempt(
 
 def charged(outcome: Outcome, context: AttemptContext) -> Outcome:
     """The outcome with what the attempt consumed."""
-    return replace(outcome, usage=context.usage) if isinstance(outcome, Succeeded | Failed | Aborted) else outcome
+    if context.usage is NO_USAGE or not isinstance(outcome, Succeeded | Failed | Aborted):
+        return outcome
+    return replace(outcome, usage=context.usage)
 
 
 async def _made(

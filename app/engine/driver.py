@@ -18,7 +18,7 @@ from app import clock
 from app.crashpoints import crashpoint
 from app.domain.changes import Changes, note
 from app.domain.compiled import CompiledWorkflow
-from app.domain.control import PauseReason, StopReason, control_json
+from app.domain.control import Pause, PauseReason, StopReason, control_json
 from app.domain.decisions import Decision, StartStep
 from app.domain.errors import Failure, Unavailable
 from app.domain.events import EventData, StepLog
@@ -153,15 +153,16 @@ class Driver:
         self._fact.clear()
         changes = Changes()
         read_mail = await self._take_mail(changes)
-        self._take_said(changes)
         self._take_outcomes()
         launched, now = 0, self._clock.now()
+        self._take_said(changes, now)
         while decisions := self._plan(changes, now):
             for decision in decisions:
                 evolve(self._workflow, self._snapshot, decision, now, changes)
             if len(decisions) >= MOST_STARTS:
                 await asyncio.sleep(0)  # other runs, heartbeats and requests come in between
-            launched, now = await self._run_pure(changes, launched), self._clock.now()
+            if len(changes.starts) > launched:
+                launched, now = await self._run_pure(changes, launched), self._clock.now()
             if len(changes.steps) >= MERGED_STEPS and not self._snapshot.status.terminal:
                 self._fact.set()
                 return changes, read_mail
@@ -182,29 +183,32 @@ class Driver:
             except Unavailable as error:
                 log.warning("mail_waits", execution_id=self._claim.id, reason=error.detail)  # the postman rings again
         mail, self._unread = self._unread, []
-        take_in(self._workflow, self._snapshot, mail, self._clock.now(), changes)
+        if mail:
+            take_in(self._workflow, self._snapshot, mail, self._clock.now(), changes)
         if self._snapshot.stop is not None:
             crashpoint("in_cancel")
-        await self._hear_of_budgets()
+        if self._snapshot.control.pause is not None:
+            await self._hear_of_budgets(self._snapshot.control.pause)
         return [item.id for item in mail if not item.taken]
 
-    async def _hear_of_budgets(self) -> None:
+    async def _hear_of_budgets(self, pause: Pause) -> None:
         """Whoever goes on after a budget was used up may have raised it a moment ago."""
-        pause = self._snapshot.control.pause
-        if pause is not None and pause.lifted and pause.reason is PauseReason.BUDGET_EXCEEDED:
+        if pause.lifted and pause.reason is PauseReason.BUDGET_EXCEEDED:
             try:
                 await self._ports.budgets.refresh()
             except Unavailable as error:
                 log.warning("budgets_wait", execution_id=self._claim.id, reason=error.detail)
 
-    def _take_said(self, changes: Changes) -> None:
+    def _take_said(self, changes: Changes, now: datetime) -> None:
+        if not self._said:
+            return
         said, self._said = self._said, []
         for path, kind, data in said:
-            note(self._snapshot, self._clock.now(), changes, kind, data, path)
+            note(self._snapshot, now, changes, kind, data, path)
         unsaid, self._unsaid = self._unsaid, Counter()
         for path, count in unsaid.items():
             known = StepLog(level="warning", message=f"{count} further messages came too fast and were not kept")
-            note(self._snapshot, self._clock.now(), changes, "step_log", known, path)
+            note(self._snapshot, now, changes, "step_log", known, path)
 
     def _take_outcomes(self) -> None:
         size = 0
@@ -219,9 +223,9 @@ class Driver:
         """Run the pure steps among the new starts right away: repeating them after a crash changes nothing."""
         for start in changes.starts[done:]:
             if self._workflow.step(start.path).effect is Effect.PURE:
-                outcome = await self._attempt(start)
-                self._snapshot.report(start.path, outcome, self._clock.now())
-                self._take_said(changes)
+                outcome, now = await self._attempt(start), self._clock.now()
+                self._snapshot.report(start.path, outcome, now)
+                self._take_said(changes, now)
         return len(changes.starts)
 
     def _sleep_if_idle(self, changes: Changes) -> None:

@@ -21,9 +21,10 @@ def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetim
 
 
 def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
+    told = log.bind(execution_id=transition.execution_id)
     for event in transition.events:
         for line in log_lines(event, workflow.definition.name, workflow.order):
-            getattr(log, line.level)(line.message, execution_id=transition.execution_id, scope=line.scope)
+            getattr(told, line.level)(line.message, scope=line.scope)
 
 
 def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
