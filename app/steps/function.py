@@ -146,6 +146,10 @@ class FunctionStep(TypedStep[FunctionConfig]):
             problems.append(Problem("invalid_arguments", mismatch, "/args"))
         return problems
 
+    async def aclose(self) -> None:
+        """End the threads that have nothing to do."""
+        self._threads.close()
+
     async def perform(self, context: StepContext, config: FunctionConfig) -> Done:
         function = self._catalogue.load(config.function)
         if mismatch := function.mismatch(config.args):

@@ -88,4 +88,4 @@ def default_registry(
         HttpRequestStep(outbound, settings.max_output),
         agent,
     ]
-    return StepRegistry(types, closers=(outbound.aclose, agent.aclose))
+    return StepRegistry(types, closers=(outbound.aclose, agent.aclose, function.aclose))
