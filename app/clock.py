@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import uuid_utils
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 
 
 def now() -> datetime:
@@ -40,8 +41,8 @@ def least_id(prefix: str, moment: datetime) -> str:
 
 
 def _id(prefix: str, value: int) -> str:
-    digits = [_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5)]
-    return f"{prefix}_{''.join(digits)}"
+    pairs = [_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)]
+    return f"{prefix}_{''.join(pairs)}"
 
 
 def new_secret(size: int = 32) -> str:

@@ -205,10 +205,10 @@ class Driver:
         said, self._said = self._said, []
         for path, kind, data in said:
             note(self._snapshot, now, changes, kind, data, path)
-        unsaid, self._unsaid = self._unsaid, Counter()
-        for path, count in unsaid.items():
+        for path, count in self._unsaid.items():
             known = StepLog(level="warning", message=f"{count} further messages came too fast and were not kept")
             note(self._snapshot, now, changes, "step_log", known, path)
+        self._unsaid.clear()
 
     def _take_outcomes(self) -> None:
         size = 0
