@@ -72,9 +72,11 @@ def operations(app: FastAPI) -> list[Operation]:
             method=method,
             operation_id=context.operation_id,
             in_schema=context.include_in_schema,
-            protected=any(isinstance(call, Require) for call in _calls(context.dependant)),
-            permission=next((call.permission for call in _calls(context.dependant) if isinstance(call, Require)), None),
-            public=next((call.reason for call in _calls(context.dependant) if isinstance(call, Public)), None),
+            protected=any(isinstance(call, Require) for call in calls_of(context.dependant)),
+            permission=next(
+                (call.permission for call in calls_of(context.dependant) if isinstance(call, Require)), None
+            ),
+            public=next((call.reason for call in calls_of(context.dependant) if isinstance(call, Public)), None),
             pattern=context.path_regex,
         )
         for context in iter_route_contexts(app.routes)
@@ -83,10 +85,11 @@ def operations(app: FastAPI) -> list[Operation]:
     ]
 
 
-def _calls(dependant: Dependant) -> Iterator[Any]:
+def calls_of(dependant: Dependant) -> Iterator[Any]:
+    """Whatever a route depends on, directly or not."""
     for dependency in dependant.dependencies:
         yield dependency.call
-        yield from _calls(dependency)
+        yield from calls_of(dependency)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

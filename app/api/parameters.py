@@ -18,7 +18,7 @@ class Prefixed:
 
     prefix: str
 
-    def __call__(self, request: Request) -> dict[str, str]:
+    async def __call__(self, request: Request) -> dict[str, str]:
         return {
             name.removeprefix(self.prefix): value
             for name, value in request.query_params.multi_items()

@@ -1,13 +1,16 @@
 """Every route, whatever is added later: permission declared and enforced, nothing of another organisation reachable."""
 
 import re
+from inspect import iscoroutinefunction
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.security import OAuth2PasswordRequestForm
 
-from app.api.openapi import Operation, operations
+from app.api.openapi import Operation, calls_of, operations
 from app.api.v1.examples import EXAMPLES
 from app.auth.permissions import ROLE_PERMISSIONS, Role
 from app.db.tables import metadata
@@ -101,6 +104,15 @@ async def make_belongings(live: Live, client: httpx.AsyncClient) -> dict[str, st
 async def test_every_route_declares_a_permission_or_says_why_it_is_public(live):
     for route in api_routes(live):
         assert route.protected == (route.public is None), route.path
+
+
+async def test_no_request_goes_through_a_thread_on_its_way_to_its_route(live):
+    """FastAPI sends what is no coroutine through one. Only signing in may: it hashes a password in a thread anyway."""
+    routes = [each.original_route for each in iter_route_contexts(live.app.routes)]
+    asked = [call for route in routes if isinstance(route, APIRoute) for call in calls_of(route.dependant)]
+    assert len(asked) > 50, "the walk sees the dependencies"
+    threaded = {call for call in asked if not iscoroutinefunction(call) and not iscoroutinefunction(call.__call__)}
+    assert threaded <= {OAuth2PasswordRequestForm}
 
 
 async def test_every_protected_route_refuses_who_is_not_signed_in(live, anonymous, belongings):

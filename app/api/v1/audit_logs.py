@@ -33,7 +33,7 @@ Kept = Annotated[
 ]
 
 
-def audit_filter(
+async def audit_filter(
     action: Annotated[
         str | None, Query(max_length=200, openapi_examples={"run": {"value": "workflow.executed"}})
     ] = None,

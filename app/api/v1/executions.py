@@ -137,7 +137,7 @@ Statuses = Annotated[
 ]
 
 
-def execution_filter(
+async def execution_filter(
     labels: Annotated[dict[str, str], Depends(Prefixed("label."))],
     statuses: Statuses = None,
     workflow_id: Annotated[str | None, Query(max_length=64)] = None,
