@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import or_, select
-
 from app.db.group_commit import GroupCommit, Refused
 from app.db.link import PIN_PLANS, Connect, Link
-from app.db.tables import execution_events as table
-from app.db.tenancy import Tenancy
+from app.db.tenancy import TenantReads
 from app.domain.changes import Event
 from app.domain.jsontext import decode
 
@@ -16,14 +13,20 @@ SELECT e.id FROM unnest($1::text[], $2::text[]) AS asked(org_id, id)
   JOIN executions e ON e.org_id = asked.org_id AND e.id = asked.id
  WHERE e.status IN ('COMPLETED', 'FAILED', 'CANCELLED')"""
 
+READ = """
+SELECT e.seq, e.type, e.step_id, e.timestamp, e.progress, e.data FROM execution_events e
+ WHERE e.org_id = bound.org_id AND e.execution_id = $2 AND e.seq > $3
+   AND ($5::text IS NULL OR e.step_id = $5 OR starts_with(e.step_id, $5 || '['))
+ ORDER BY e.seq LIMIT $4"""
+
 HEADS = "SELECT id, next_seq - 1 AS head FROM executions WHERE id = ANY($1::text[])"
 
 
 class PostgresEventLog:
     """Implements `app.engine.ports.EventLog`."""
 
-    def __init__(self, tenancy: Tenancy, connect: Connect) -> None:
-        self._tenancy = tenancy
+    def __init__(self, reads: TenantReads, connect: Connect) -> None:
+        self._reads = reads
         self._link = Link(connect, PIN_PLANS)
         self._asking = GroupCommit[tuple[str, str], bool](self._ask, _never_refused)
 
@@ -34,19 +37,9 @@ class PostgresEventLog:
     async def read(
         self, org_id: str, execution_id: str, after: int, limit: int, step_id: str | None = None
     ) -> Sequence[Event]:
-        query = (
-            select(table.c.seq, table.c.type, table.c.step_id, table.c.timestamp, table.c.progress, table.c.data)
-            .where(table.c.org_id == org_id, table.c.execution_id == execution_id, table.c.seq > after)
-            .order_by(table.c.seq)
-            .limit(limit)
-        )
-        if step_id is not None:
-            items = table.c.step_id.startswith(f"{step_id}[", autoescape=True)
-            query = query.where(or_(table.c.step_id == step_id, items))
-        async with self._tenancy.transaction(org_id) as connection:
-            rows = (await connection.execute(query)).all()
+        rows = await self._reads.fetch(org_id, READ, execution_id, after, limit, step_id)
         return [
-            Event(row.seq, row.type, row.step_id, row.timestamp, row.progress, decode(row.data))  # type: ignore[arg-type]
+            Event(row["seq"], row["type"], row["step_id"], row["timestamp"], row["progress"], decode(row["data"]))  # type: ignore[arg-type]
             for row in rows
         ]
 

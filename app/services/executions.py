@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
+from app.db.execution_reader import ExecutionReader
 from app.db.queries import executions as queries
 from app.db.queries.executions import ExecutionFilter, Row
 from app.db.tenancy import Tenancy
@@ -45,23 +46,21 @@ class StepRecords:
 class Executions:
     """The use cases of reading executions."""
 
-    def __init__(self, tenancy: Tenancy, definitions: Definitions) -> None:
+    def __init__(self, tenancy: Tenancy, reader: ExecutionReader, definitions: Definitions) -> None:
         self._tenancy = tenancy
+        self._reader = reader
         self._definitions = definitions
 
-    async def get(self, caller: Caller, execution_id: str) -> dict[str, Any]:
+    async def get(self, caller: Caller, execution_id: str) -> Row:
         """One execution; raises NotFound."""
-        async with self._tenancy.transaction(caller.org_id) as connection:
-            return dict(shown(caller, await find_execution(connection, caller.org_id, execution_id)))
+        return shown(caller, there(await self._reader.row(caller.org_id, execution_id)))
 
     async def detail(self, caller: Caller, execution_id: str) -> ExecutionDetail:
         """One execution with its steps and attempts; raises NotFound."""
-        async with self._tenancy.transaction(caller.org_id) as connection:
-            row = await find_execution(connection, caller.org_id, execution_id)
-            steps = await queries.steps_of(connection, caller.org_id, execution_id)
-            attempts = await queries.attempts_of(connection, caller.org_id, execution_id)
-        workflow = await self.workflow_of(row)
-        return ExecutionDetail(shown(caller, row), all_shown(caller, steps), attempts, workflow, _may_trace(caller))
+        found = there(await self._reader.record(caller.org_id, execution_id))
+        workflow = await self.workflow_of(found.row)
+        row, steps = shown(caller, found.row), all_shown(caller, found.steps)
+        return ExecutionDetail(row, steps, found.attempts, workflow, _may_trace(caller))
 
     async def step(self, caller: Caller, execution_id: str, path: str) -> ExecutionDetail:
         """One step, or one item (`map[3]`), with its attempts; no steps if it has no record. Raises NotFound."""
@@ -113,12 +112,19 @@ class Executions:
             return await queries.status_counts(connection, caller.org_id, wanted)
 
 
+Found = TypeVar("Found")
+
+
+def there(found: Found | None) -> Found:
+    """What was found; raises NotFound if nothing was."""
+    if found is None:
+        raise NotFound(NO_SUCH_EXECUTION)
+    return found
+
+
 async def find_execution(connection: AsyncConnection, org_id: str, execution_id: str) -> Row:
     """One execution of an organisation; raises NotFound."""
-    row = await queries.get(connection, org_id, execution_id)
-    if row is None:
-        raise NotFound(NO_SUCH_EXECUTION)
-    return row
+    return there(await queries.get(connection, org_id, execution_id))
 
 
 def _may_trace(caller: Caller) -> bool:

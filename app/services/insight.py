@@ -136,10 +136,12 @@ class Insight:
         row, workflow = detail.row, detail.workflow
         status = ExecutionStatus(row["status"])
         summary, usual = None, dict[str, float]()
+        if status is ExecutionStatus.COMPLETED:
+            return Outlook(estimate(status, [], usual, clock.now()), None)
         async with self._tenancy.transaction(caller.org_id) as connection:
             if status is ExecutionStatus.FAILED:
                 summary = await self._summary(connection, caller.org_id, row)
-            if workflow is not None and status is not ExecutionStatus.COMPLETED:
+            if workflow is not None:
                 usual = await queries.usual_times(connection, caller.org_id, row["workflow_id"], workflow.order)
         steps = [] if workflow is None else _steps_now(workflow, detail.steps)
         return Outlook(estimate(status, steps, usual, clock.now()), summary)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from app import clock, metrics
@@ -53,7 +54,8 @@ class StartRequest:
 
     `version` None: the one that new executions use. `queue_ttl` is in seconds. `control` holds `breakpoints`, `pins`,
     `only` and `budget`, each left out when there is none. `asked` is what a retry or a replay was asked to do: it
-    belongs to the fingerprint, as what comes of it (`origin.carried`) does not.
+    belongs to the fingerprint, as what comes of it (`origin.carried`) does not. `id` is what the execution will have,
+    for who must know before it can run.
     """
 
     workflow_id: str
@@ -67,6 +69,7 @@ class StartRequest:
     version: int | None = None
     origin: Origin = FRESH
     asked: JSON = None
+    id: str = field(default_factory=partial(clock.new_id, "exec"))
 
     def fingerprint(self) -> str:
         """Tells whether a repeated request is the same one."""
@@ -186,14 +189,13 @@ class Starts:
             detail = "This Idempotency-Key was used for a request with another workflow, input or options"
             raise Problems(detail, [Problem("idempotency_key_reused", detail)], code="idempotency_key_reused")
         row = await self._executions.get(caller, earlier.execution_id)
-        return Started(row | AS_ACCEPTED | {"wake_at": request.start_at}, replayed=True)
+        return Started({**row, **AS_ACCEPTED, "wake_at": request.start_at}, replayed=True)
 
 
 def _new_execution(caller: Caller, request: StartRequest, workflow: CompiledWorkflow, version: int) -> NewExecution:
-    execution_id = clock.new_id("exec")
     queue_ttl = workflow.definition.queue_ttl if request.queue_ttl is None else request.queue_ttl
     return NewExecution(
-        id=execution_id,
+        id=request.id,
         org_id=caller.org_id,
         workflow_id=request.workflow_id,
         workflow_version=version,
@@ -212,14 +214,14 @@ def _new_execution(caller: Caller, request: StartRequest, workflow: CompiledWork
         control_text=encode(dict(request.control) | ({"hops": caller.hops} if caller.hops else {})),
         start_at=request.start_at,
         queue_ttl=queue_ttl,
-        slots=_slots(caller, request, workflow, version, execution_id),
+        slots=_slots(caller, request, workflow, version),
     )
 
 
-def _slots(caller: Caller, request: StartRequest, workflow: CompiledWorkflow, version: int, execution_id: str) -> Slots:
+def _slots(caller: Caller, request: StartRequest, workflow: CompiledWorkflow, version: int) -> Slots:
     """The limits the execution comes under; raises Problems if their keys cannot be computed from its input."""
     context = run_context(
-        execution_id=execution_id,
+        execution_id=request.id,
         workflow_id=request.workflow_id,
         workflow_version=version,
         org_id=caller.org_id,

@@ -1,33 +1,38 @@
 """Following executions: who may, from where, and until when."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing, contextmanager
 
 from app.auth.principal import Caller
-from app.db.tenancy import Tenancy
+from app.db.execution_reader import ExecutionReader
 from app.domain.changes import Event
 from app.domain.errors import Problem, Problems
 from app.domain.states import ExecutionStatus
 from app.engine.ports import EventLog
-from app.services.executions import find_execution
+from app.services.executions import there
 from app.services.payloads import events_shown
-from app.streaming.hub import Hub
+from app.streaming.hub import EndWatch, Hub
 from app.streaming.places import StreamPlaces
 from app.streaming.session import follow
-from app.streaming.waiting import until_terminal
+from app.streaming.waiting import end_of
 
 
 class Streams:
     """Reading and following events within an organisation."""
 
-    def __init__(self, tenancy: Tenancy, hub: Hub, log: EventLog, places: StreamPlaces) -> None:
-        self._tenancy = tenancy
+    def __init__(self, reader: ExecutionReader, hub: Hub, log: EventLog, places: StreamPlaces) -> None:
+        self._reader = reader
         self._places = places
         self._hub = hub
         self._log = log
         self.draining = asyncio.Event()
         """Set when this process stops: every stream ends, and clients go on elsewhere from their cursor."""
+
+    def drain(self) -> None:
+        """End every stream, and answer who waits for the end of a run."""
+        self.draining.set()
+        self._hub.end_waiting()
 
     def place(self, caller: Caller) -> AbstractContextManager[None]:
         """Inside, the caller has one more stream open; raises Throttled (`too_many_streams`)."""
@@ -38,8 +43,7 @@ class Streams:
 
         Whoever waited for events behind such a cursor would miss those before it without a word.
         """
-        async with self._tenancy.transaction(org_id) as connection:
-            row = await find_execution(connection, org_id, execution_id)
+        row = there(await self._reader.row(org_id, execution_id))
         if after >= row["next_seq"]:
             detail = f"The execution has {row['next_seq'] - 1} events by now: there is none to go on behind"
             raise Problems(detail, [Problem("invalid_value", detail, "query:after")])
@@ -61,13 +65,17 @@ class Streams:
             async for batch in batches:
                 yield events_shown(caller, batch)
 
-    async def until_terminal(self, org_id: str, execution_id: str, seconds: float) -> bool:
-        """Wait for the end of an execution; False if it did not come in time, or this process stops before."""
-        ending = asyncio.ensure_future(until_terminal(self._hub, self._log, org_id, execution_id, seconds))
-        stopping = asyncio.ensure_future(self.draining.wait())
+    @contextmanager
+    def watching_end(self, execution_id: str) -> Iterator[EndWatch]:
+        """Inside, `until_terminal` hears of an end that comes."""
+        watch = self._hub.watch_end(execution_id)
         try:
-            await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return ending.done() and ending.result()
+            if self.draining.is_set():
+                watch.leave()
+            yield watch
         finally:
-            stopping.cancel()
-            ending.cancel()
+            watch.close()
+
+    async def until_terminal(self, org_id: str, watch: EndWatch, seconds: float) -> bool:
+        """Wait for the end of an execution; False if it did not come in time, or this process stops before."""
+        return await end_of(watch, self._log, org_id, seconds)

@@ -7,8 +7,10 @@ same word tells subscribers that an execution run by another process has moved.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from enum import Enum, auto
 
 from app.domain.changes import Event
+from app.domain.events import TERMINAL_TYPES
 
 QUEUE_LIMIT = 256
 
@@ -53,11 +55,55 @@ class Subscription:
         self._hub.forget(self)
 
 
+class Word(Enum):
+    """What somebody who waits for an end is told: it has come, it may have, or there is no more waiting here."""
+
+    ENDED = auto()
+    LOOK = auto()
+    LEAVE = auto()
+
+
+class EndWatch:
+    """Hears of the end of one execution, and of nothing else that happens to it."""
+
+    def __init__(self, hub: "Hub", execution_id: str) -> None:
+        self._hub = hub
+        self.execution_id = execution_id
+        self._word: asyncio.Future[Word] = asyncio.get_running_loop().create_future()
+
+    def offer(self, events: Sequence[Event]) -> None:
+        """Hear events; only a terminal one counts."""
+        if events[-1].type in TERMINAL_TYPES:
+            self._tell(Word.ENDED)
+
+    def invalidate(self) -> None:
+        """The end may have been missed."""
+        self._tell(Word.LOOK)
+
+    def leave(self) -> None:
+        """This process stops."""
+        self._tell(Word.LEAVE)
+
+    async def heard(self) -> Word:
+        """Wait for the next word."""
+        word = await self._word
+        self._word = asyncio.get_running_loop().create_future()
+        return word
+
+    def close(self) -> None:
+        """Stop listening; closing twice is fine."""
+        self._hub.forget(self)
+
+    def _tell(self, word: Word) -> None:
+        if not self._word.done():
+            self._word.set_result(word)
+
+
 class Hub:
     """Implements `app.engine.ports.EventBus`."""
 
     def __init__(self) -> None:
-        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._subscriptions: dict[str, set[Subscription | EndWatch]] = {}
         self._published: dict[str, int] = {}
 
     def subscribe(self, execution_id: str) -> Subscription:
@@ -65,6 +111,12 @@ class Hub:
         subscription = Subscription(self, execution_id)
         self._subscriptions.setdefault(execution_id, set()).add(subscription)
         return subscription
+
+    def watch_end(self, execution_id: str) -> EndWatch:
+        """From now on hear of the execution's end; look whether it has come before."""
+        watch = EndWatch(self, execution_id)
+        self._subscriptions.setdefault(execution_id, set()).add(watch)
+        return watch
 
     def publish(self, execution_id: str, events: Sequence[Event]) -> None:
         """Pass on events that this process has committed."""
@@ -80,6 +132,13 @@ class Hub:
             for subscription in self._subscriptions.get(execution_id, ()):
                 subscription.invalidate()
 
+    def end_waiting(self) -> None:
+        """Whoever waits for an end waits elsewhere from now on."""
+        for watchers in self._subscriptions.values():
+            for watch in watchers:
+                if isinstance(watch, EndWatch):
+                    watch.leave()
+
     def caught_up(self, execution_id: str, last_seq: int) -> bool:
         """True if everything up to `last_seq` went through this hub since somebody subscribed."""
         return self._published.get(execution_id, 0) >= last_seq
@@ -93,7 +152,7 @@ class Hub:
     def subscribers(self) -> int:
         return sum(len(subscriptions) for subscriptions in self._subscriptions.values())
 
-    def forget(self, subscription: Subscription) -> None:
+    def forget(self, subscription: Subscription | EndWatch) -> None:
         remaining = self._subscriptions.get(subscription.execution_id)
         if remaining is not None:
             remaining.discard(subscription)

@@ -35,7 +35,7 @@ class Runtime:
     def begin_drain(self) -> None:
         """Refuse new requests and end streams at once; running executions go on until the drain budget is used up."""
         self.orchestrator.stop_claiming()
-        self.services.streams.draining.set()
+        self.services.streams.drain()
 
     async def drain(self) -> None:
         """Wait for what runs, within the drain budget, and hand the rest to other processes."""

@@ -11,6 +11,7 @@ from app.auth.throttle import SignInThrottle
 from app.auth.tickets import StreamTickets
 from app.auth.tokens import AccessTokens
 from app.db.credentials import Credentials
+from app.db.execution_reader import ExecutionReader
 from app.engine.definitions import Definitions
 from app.engine.orchestrator import Orchestrator
 from app.services import Services
@@ -51,7 +52,8 @@ def make_services(
     tenancy = storage.tenancy
     credentials, tokens = Credentials(storage.auth_pool), AccessTokens(settings.secret, settings.access_token_ttl)
     authenticator = Authenticator(credentials, tokens)
-    audit, executions, streams = Audit(tenancy), Executions(tenancy, definitions), _streams(settings, storage)
+    audit, reader = Audit(tenancy), ExecutionReader(storage.reads)
+    executions, streams = Executions(tenancy, reader, definitions), _streams(settings, storage, reader)
     secrets = Secrets(tenancy, MasterKeys(settings.master_secrets), audit)
     starts = Starts(
         secrets=secrets,
@@ -104,9 +106,9 @@ def _identity(settings: Settings, storage: Storage, credentials: Credentials, to
     return Identity(sessions=sessions, passwords=passwords, credentials=credentials, tenancy=storage.tenancy)
 
 
-def _streams(settings: Settings, storage: Storage) -> Streams:
+def _streams(settings: Settings, storage: Storage, reader: ExecutionReader) -> Streams:
     places = StreamPlaces(settings.max_streams_per_user, settings.max_streams_per_org)
-    return Streams(storage.tenancy, storage.hub, storage.log, places)
+    return Streams(reader, storage.hub, storage.log, places)
 
 
 def _insight(settings: Settings, storage: Storage, definitions: Definitions, steps: StepRegistry) -> Insight:

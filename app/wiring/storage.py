@@ -22,7 +22,7 @@ from app.db.quotas import StartQuota
 from app.db.recorder import GroupRecorder
 from app.db.result_cache import PostgresResultCache
 from app.db.secret_vault import PostgresSecretVault
-from app.db.tenancy import Tenancy
+from app.db.tenancy import Tenancy, TenantReads
 from app.db.urls import API, AUTH, ENGINE
 from app.db.workers import Workers
 from app.db.workflow_source import WorkflowSource
@@ -40,6 +40,7 @@ class Storage:
     api_pool: AsyncEngine
     auth_pool: AsyncEngine
     tenancy: Tenancy
+    reads: TenantReads
     source: WorkflowSource
     earlier: PostgresEarlierRuns
     cache: PostgresResultCache
@@ -63,16 +64,18 @@ async def open_storage(
     dedicated = partial(connect, urls[ENGINE], "stepstream-engine")
     api_pool, auth_pool = api_engine(urls[API], settings.api_pool_size), auth_engine(urls[AUTH])
     tenancy, hub = Tenancy(api_pool), Hub()
+    reads = TenantReads(partial(connect, urls[API], "stepstream-reads"))
     storage = Storage(
         api_pool=api_pool,
         auth_pool=auth_pool,
         tenancy=tenancy,
+        reads=reads,
         source=WorkflowSource(dedicated),
         earlier=PostgresEarlierRuns(dedicated),
         cache=PostgresResultCache(dedicated),
         book=PostgresBudgetBook(dedicated),
         vault=PostgresSecretVault(dedicated, partial(unsealed, MasterKeys(settings.master_secrets))),
-        log=PostgresEventLog(tenancy, dedicated),
+        log=PostgresEventLog(reads, dedicated),
         queue=Queue(
             dedicated,
             max_running_per_user=settings.max_running_per_user,
@@ -89,6 +92,7 @@ async def open_storage(
     closers: tuple[Callable[[], Awaitable[None]], ...] = (
         partial(close_pool, api_pool),
         partial(close_pool, auth_pool),
+        storage.reads.close,
         storage.source.close,
         storage.log.close,
         storage.queue.close,
@@ -101,18 +105,22 @@ async def open_storage(
         storage.workers.close,
     )
     stack.push_async_callback(_all_at_once, closers)
-    storage.doorbell.on_ring("events", hub.moved)
-    poller = Poller(hub, storage.log, settings.scan_interval)
+    _start(storage, settings, stack)
+    sealer = AuditSealer(partial(connect, urls[ENGINE], "stepstream-sealer"))
+    sealer.service.start()
+    stack.push_async_callback(sealer.close)
+    return storage
+
+
+def _start(storage: Storage, settings: Settings, stack: AsyncExitStack) -> None:
+    storage.doorbell.on_ring("events", storage.hub.moved)
+    poller = Poller(storage.hub, storage.log, settings.scan_interval)
     storage.recorder.start()
     stack.push_async_callback(storage.recorder.stop)
     poller.service.start()
     stack.push_async_callback(poller.service.stop)
     storage.doorbell.service.start()
     stack.push_async_callback(storage.doorbell.close)
-    sealer = AuditSealer(partial(connect, urls[ENGINE], "stepstream-sealer"))
-    sealer.service.start()
-    stack.push_async_callback(sealer.close)
-    return storage
 
 
 async def _all_at_once(closers: Iterable[Callable[[], Awaitable[None]]]) -> None:

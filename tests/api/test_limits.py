@@ -81,7 +81,8 @@ async def test_streams_have_a_limit_of_their_own_and_hold_no_places(strict: Live
         uri, headers = f"ws{strict.url[4:]}{path}/stream", {"Authorization": f"Bearer {member.token}"}
         live = http.stream("GET", f"{path}/events", headers={"Accept": "text/event-stream"})
         async with live as sse, websockets.connect(uri, additional_headers=headers) as socket:
-            await socket.recv()
+            while json.loads(await socket.recv())["type"] != "execution_waiting":
+                pass
             assert sse.status_code == 200
             third = await http.get(f"{path}/events", headers={"Accept": "text/event-stream"})
             with pytest.raises(InvalidStatus) as refused:

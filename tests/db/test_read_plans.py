@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db import event_log, execution_reader
 from app.db.engines import api_engine
 from app.db.queries import approvals, comparison, control, executions, failures, insight
 from app.db.queries.approvals import DecidableBy
 from app.db.queries.executions import ExecutionFilter
 from app.db.queries.failures import FailureFilter
-from app.db.tenancy import Tenancy
+from app.db.tenancy import Tenancy, bound_read
 from app.db.urls import API
 from app.domain.mail import MailKind
 from tests.database import Database
@@ -118,6 +119,31 @@ async def plans_of(engine: AsyncEngine, connection: AsyncConnection, read: Any) 
         plan = told.scalar_one()
         plans += nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
     return plans
+
+
+AT_ONCE = {
+    "executions": (execution_reader.ROWS, [[RUN, "exec_00000501"]]),
+    "their steps": (execution_reader.STEPS, [[RUN, "exec_00000501"]]),
+    "their attempts": (execution_reader.ATTEMPTS, [[RUN, "exec_00000501"]]),
+    "events": (event_log.READ, [RUN, 0, 500, None]),
+}
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+async def test_a_read_in_one_round_trip_looks_at_little_more(grown: AsyncEngine, name: str) -> None:
+    query, arguments = AT_ONCE[name]
+    async with grown.begin() as connection:
+        await connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        told = await connection.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {bound_read(query)}", (ORG, *arguments)
+        )
+        found = told.scalar_one()
+    plan = list(nodes((json.loads(found) if isinstance(found, str) else found)[0]["Plan"]))
+    assert any("Index" in node["Node Type"] and node["Actual Rows"] for node in plan)
+    for node in plan:
+        assert node["Node Type"] != "Seq Scan", node["Relation Name"]
+        assert node.get("Rows Removed by Filter", 0) < FAR_BEHIND, node
 
 
 @pytest.mark.parametrize("name", READS)

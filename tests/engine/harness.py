@@ -12,14 +12,14 @@ from app.auth.sealing import MasterKeys
 from app.db.budget_book import PostgresBudgetBook
 from app.db.doorbell import PostgresDoorbell
 from app.db.earlier_runs import PostgresEarlierRuns
-from app.db.engines import api_engine, connect
+from app.db.engines import connect
 from app.db.event_log import PostgresEventLog
 from app.db.link import Connect
 from app.db.queue import Queue
 from app.db.recorder import GroupRecorder
 from app.db.result_cache import PostgresResultCache
 from app.db.secret_vault import PostgresSecretVault
-from app.db.tenancy import Tenancy
+from app.db.tenancy import TenantReads
 from app.db.urls import API, ENGINE
 from app.db.workers import Workers
 from app.db.workflow_source import WorkflowSource
@@ -271,10 +271,10 @@ async def engine(
         catalog = Catalog(types or {})
         stack.push_async_callback(catalog.aclose)
         dedicated = wire or partial(connect, database.role_url(ENGINE), "test-engine")
-        pool = api_engine(database.role_url(API), 4)
-        stack.push_async_callback(pool.dispose)
+        reads = TenantReads(partial(connect, database.role_url(API), "test-reads"))
+        stack.push_async_callback(reads.close)
         hub, sender = Hub(), clock.new_id("process")
-        log = PostgresEventLog(Tenancy(pool), dedicated)
+        log = PostgresEventLog(reads, dedicated)
         source, workers = WorkflowSource(dedicated), Workers(dedicated)
         queue = Queue(dedicated, max_running_per_user=max_running_per_user)
         cache = PostgresResultCache(dedicated)

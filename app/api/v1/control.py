@@ -10,7 +10,7 @@ from app.api import routing
 from app.api.deps import Require, ServicesDep, demand
 from app.api.responses import Json
 from app.api.routing import problems
-from app.api.v1.executions import IdempotencyKey, execution_status, idempotency_key
+from app.api.v1.executions import execution_status
 from app.api.v1.schemas.control import (
     BulkAnswer,
     BulkFilter,
@@ -25,6 +25,7 @@ from app.api.v1.schemas.control import (
     signal_view,
 )
 from app.api.v1.schemas.executions import Execution, execution_view
+from app.api.v1.starting import IdempotencyKey, idempotency_key
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.db.queries.executions import ExecutionFilter

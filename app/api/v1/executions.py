@@ -1,9 +1,8 @@
 """Executions: start, read, list."""
 
-import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Body, Depends, Header, Query
+from fastapi import Body, Depends, Query
 from pydantic import StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,41 +26,21 @@ from app.api.v1.schemas.executions import (
     execution_view,
 )
 from app.api.v1.schemas.moments import Moment
+from app.api.v1.starting import START_RESPONSES, IdempotencyKey, Prefer, start_answer, until_terminal, wait_seconds
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
 from app.db.queries.executions import ExecutionFilter
-from app.domain.errors import NotFound, Problem, Problems, StepstreamError
+from app.domain.errors import NotFound, Problem, Problems
 from app.domain.states import ExecutionStatus, StepStatus
 from app.services import Services
-from app.services.starts import Started, StartRequest
 
 executions = router("/executions", "Executions")
 of_workflow = router("/workflows", "Executions")
 
-MAX_WAIT_SECONDS = 60.0
-
 _ALIASES = {"QUEUED": "PENDING", "SUCCESS": "COMPLETED"}
-_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 
 CanExecute = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_EXECUTE))]
 CanRead = Annotated[Caller, Depends(Require(Permission.EXECUTIONS_READ))]
-Prefer = Annotated[
-    str | None,
-    Header(description="`wait=30` waits for the end, at most 60 s.", openapi_examples={"wait": {"value": "wait=30"}}),
-]
-IdempotencyKey = Annotated[
-    str | None, Header(alias="Idempotency-Key", description="Makes repeating this request safe for 24 hours.")
-]
-
-START_PROBLEMS = (
-    "not_found", "invalid_json", "invalid_idempotency_key", "invalid_state", "idempotency_in_progress",
-    "body_too_large", "unsupported_media_type", "validation_error", "workflow_invalid", "input_schema_mismatch",
-    "idempotency_key_reused", "quota_exceeded", "loop_detected",
-)  # fmt: skip
-START_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": Execution, "description": "With `Prefer: wait` and ended in time: the ended execution"},
-    **problems(*START_PROBLEMS),
-}
 
 
 @executions.post(
@@ -104,7 +83,7 @@ async def start_execution(
     _key: IdempotencyKey = None,
 ) -> Response:
     """The record is durable as PENDING when this answers; the run begins at once. Any JSON is accepted as `input`."""
-    return await _start(request, services, caller, body.workflow_id, body, prefer)
+    return await start_answer(request, services, caller, body.workflow_id, body, prefer)
 
 
 @of_workflow.post(
@@ -127,7 +106,7 @@ async def execute_workflow(
     _key: IdempotencyKey = None,
 ) -> Response:
     """The same as `POST /executions` with the workflow in the path; the body may be empty."""
-    return await _start(request, services, caller, workflow_id, body or StartOptions(), prefer)
+    return await start_answer(request, services, caller, workflow_id, body or StartOptions(), prefer)
 
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -240,9 +219,11 @@ async def get_execution(
     request: Request, services: ServicesDep, caller: CanRead, execution_id: str, prefer: Prefer = None
 ) -> Response:
     """With `Prefer: wait=30` the answer waits for the end of the run, at most so many seconds."""
-    seconds = _wait_seconds(prefer)
-    if seconds is not None and not (await services.streams.check(caller.org_id, execution_id)).terminal:
-        await _until_terminal(request, services, caller, execution_id, seconds)
+    seconds = wait_seconds(prefer)
+    if seconds is not None:
+        with services.streams.watching_end(execution_id) as watch:
+            if not (await services.streams.check(caller.org_id, execution_id)).terminal:
+                await until_terminal(request, services, caller, watch, seconds)
     return await execution_answer(request, services, caller, await services.executions.detail(caller, execution_id))
 
 
@@ -302,49 +283,6 @@ async def list_items(
     )
 
 
-async def _start(
-    request: Request, services: Services, caller: Caller, workflow_id: str, options: StartOptions, prefer: str | None
-) -> Response:
-    wanted = StartRequest(
-        workflow_id=workflow_id,
-        input=options.input,
-        labels=options.labels,
-        priority=options.priority,
-        idempotency_key=idempotency_key(request),
-        start_at=options.start_at,
-        queue_ttl=options.queue_ttl,
-        control=options.control(),
-    )
-    return await started_answer(request, services, caller, await services.starts.start(caller, wanted), prefer)
-
-
-async def started_answer(
-    request: Request, services: Services, caller: Caller, started: Started, prefer: str | None
-) -> Response:
-    """201 with the execution as accepted; with `Prefer: wait` the ended one with 200, or 201 when time is up."""
-    seconds = _wait_seconds(prefer)
-    if seconds is None:
-        return _started(started, 201, execution_view(started.row))
-    execution_id = started.row["id"]
-    ended = await _until_terminal(request, services, caller, execution_id, seconds)
-    return _started(started, 200 if ended else 201, execution_view(await services.executions.get(caller, execution_id)))
-
-
-async def _until_terminal(
-    request: Request, services: Services, caller: Caller, execution_id: str, seconds: float
-) -> bool:
-    """Whether the execution ended in time; where too many wait already, time is up at once."""
-    with request.scope["state"]["place"].waiting() as may_wait:
-        return may_wait and await services.streams.until_terminal(caller.org_id, execution_id, seconds)
-
-
-def _started(started: Started, status: int, body: dict[str, Any]) -> Response:
-    headers = {"Location": f"/api/v1/executions/{started.row['id']}"} | NO_STORE
-    if started.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return Json(body, status, headers=headers)
-
-
 async def _page(
     request: Request, services: Services, caller: Caller, wanted: ExecutionFilter, limit: int, cursor: str | None
 ) -> Response:
@@ -371,20 +309,3 @@ def _step_status(word: str) -> str:
         detail = f"status is one of {', '.join(StepStatus)}"
         raise Problems(detail, [Problem("invalid_value", detail, "query:status")])
     return status
-
-
-def _wait_seconds(prefer: str | None) -> float | None:
-    found = _PREFER_WAIT.search(prefer or "")
-    return min(float(found[1]), MAX_WAIT_SECONDS) if found else None
-
-
-def idempotency_key(request: Request) -> str | None:
-    """The key that a client sent; raises for one that cannot be used."""
-    keys = request.headers.getlist("idempotency-key")
-    if not keys:
-        return None
-    if len(keys) > 1 or not 1 <= len(keys[0]) <= 255 or not keys[0].isascii() or not keys[0].isprintable():
-        raise StepstreamError(
-            "Send at most one Idempotency-Key, of 1 to 255 printable ASCII characters", code="invalid_idempotency_key"
-        )
-    return keys[0]

@@ -9,17 +9,10 @@ from starlette.responses import Response
 from app.api.deps import ServicesDep
 from app.api.responses import Json
 from app.api.routing import problems, router
-from app.api.v1.executions import (
-    START_RESPONSES,
-    CanExecute,
-    CanRead,
-    IdempotencyKey,
-    Prefer,
-    idempotency_key,
-    started_answer,
-)
+from app.api.v1.executions import CanExecute, CanRead
 from app.api.v1.schemas.executions import Execution
 from app.api.v1.schemas.lineage import LineageAnswer, Replay, Retry, RunStep, lineage_view
+from app.api.v1.starting import START_RESPONSES, IdempotencyKey, Prefer, idempotency_key, started_answer
 
 executions = router("/executions", "Control")
 of_workflow = router("/workflows", "Control")
