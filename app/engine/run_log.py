@@ -3,14 +3,11 @@
 from contextlib import suppress
 from datetime import datetime
 
-import structlog
-
 from app import metrics
 from app.domain.compiled import CompiledWorkflow
 from app.domain.log_lines import log_lines
 from app.engine.transition import Transition
-
-log = structlog.get_logger("run")
+from app.logs import log_run
 
 
 def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
@@ -21,10 +18,8 @@ def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetim
 
 
 def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
-    told = log.bind(execution_id=transition.execution_id)
-    for event in transition.events:
-        for line in log_lines(event, workflow.definition.name, workflow.order):
-            getattr(told, line.level)(line.message, scope=line.scope)
+    name, order = workflow.definition.name, workflow.order
+    log_run(transition.execution_id, [line for event in transition.events for line in log_lines(event, name, order)])
 
 
 def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:

@@ -1,0 +1,58 @@
+"""The process log: what runs say looks like any other line, and nothing below the level is written."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+import structlog
+
+from app import logs
+from app.domain.log_lines import LogLine
+
+LINES = [LogLine("info", "workflow", "Execution order: a \u2192 b"), LogLine("error", "a", 'Step "a" failed')]
+STAMP = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+
+Written = Callable[[], list[str]]
+
+
+@pytest.fixture
+def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
+    """What has been written since, by line. Afterwards nothing is configured."""
+    yield lambda: capsys.readouterr().err.splitlines()
+    structlog.reset_defaults()
+    logs._run_log = None
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_lines_of_runs_look_like_any_others(form, written):
+    logs.configure_logs(form, "info")
+    logs.log_run("exec_1", LINES)
+    runs = written()
+    log = structlog.get_logger("other")
+    for line in LINES:
+        getattr(log, line.level)(line.message, execution_id="exec_1", scope=line.scope)
+    assert [re.sub(STAMP, "STAMP", line) for line in runs] == [re.sub(STAMP, "STAMP", line) for line in written()]
+
+
+def test_a_line_is_json(written):
+    logs.configure_logs("json", "info")
+    logs.log_run("exec_1", LINES)
+    first, second = map(json.loads, written())
+    assert re.fullmatch(STAMP, first.pop("timestamp"))
+    assert first == {"execution_id": "exec_1", "scope": "workflow", "event": LINES[0].message, "level": "info"}
+    assert (second["level"], second["event"]) == ("error", LINES[1].message)
+
+
+def test_only_lines_of_the_level_are_written(written):
+    logs.configure_logs("human", "error")
+    logs.log_run("exec_1", LINES[:1])
+    assert written() == []
+    logs.log_run("exec_1", [LINES[0], LogLine("error", "a", "No")])
+    assert written() == ["[ERROR] [exec_1] [a] No"]
+
+
+def test_without_a_configured_log_lines_go_where_structlog_is_told():
+    with structlog.testing.capture_logs() as said:
+        logs.log_run("exec_1", LINES)
+    assert [(line["log_level"], line["event"]) for line in said] == [(line.level, line.message) for line in LINES]
