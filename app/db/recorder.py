@@ -16,18 +16,11 @@ import structlog
 
 from app import clock
 from app.crashpoints import crashpoint
+from app.db.accept_sql import ACCEPT, ACCEPTED, KEPT_KEYS, accept_arguments
 from app.db.errors import domain_error
 from app.db.group_commit import GroupCommit, OnFlush, Refused, ignore_flush
 from app.db.link import PIN_PLANS, Connect, Link
-from app.db.record_sql import (
-    ACCEPT,
-    ACCEPTED,
-    KEPT_KEYS,
-    POSITIONS,
-    RECORD,
-    accept_arguments,
-    record_arguments,
-)
+from app.db.record_sql import POSITIONS, recording
 from app.domain.errors import Problem, Problems, StepstreamError, Unavailable, clean_text
 from app.engine.ports import (
     Accepted,
@@ -178,7 +171,8 @@ class _Writer:
         pause, unanswered = 0.05, False
         while True:
             try:
-                rows = await self.link.fetch(RECORD, *record_arguments(batch, self._sender))
+                statement, arguments = recording(batch, self._sender)
+                rows = await self.link.fetch(statement, *arguments)
                 recorded = set(rows[0]["recorded"] or ())
                 if unanswered:
                     recorded |= await self._recorded_before(batch)
@@ -196,7 +190,7 @@ class _Writer:
     async def _recorded_before(self, batch: Sequence[Transition]) -> set[str]:
         rows = await self.link.fetch(POSITIONS, [t.execution_id for t in batch])
         stored = {row["id"]: (row["lease_epoch"], row["write_no"]) for row in rows}
-        return {t.execution_id for t in batch if stored.get(t.execution_id) == (t.epoch, t.write_no)}
+        return {t.execution_id for t in batch if stored.get(t.row.id) == (t.row.epoch, t.row.write_no)}
 
 
 _CONTENT = ("22", "23", "54", "SS")

@@ -25,9 +25,10 @@ def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
 def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
     for attempt in transition.attempts:
         metrics.step_attempts.labels(workflow.by_id[attempt.path].definition.type, attempt.status).inc()
-    if transition.ending is not None:
-        metrics.executions_finished.labels(transition.status.value).inc()
-        metrics.tokens.inc(transition.tokens_used or 0)
-        metrics.cost_usd.inc(transition.cost or 0)
+    row = transition.row
+    if row.ends:
+        metrics.executions_finished.labels(row.status).inc()
+        metrics.tokens.inc(row.tokens_used or 0)
+        metrics.cost_usd.inc(row.cost or 0)
         if started_at is not None:
-            metrics.execution_duration.observe((transition.recorded_at - started_at).total_seconds())
+            metrics.execution_duration.observe((row.recorded_at - started_at).total_seconds())

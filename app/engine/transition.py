@@ -8,7 +8,7 @@ import orjson
 
 from app.domain.budgets import NOTHING_SPENT, Spent
 from app.domain.changes import ApprovalChange, Changes, EndedAttempt, Ending, Event
-from app.domain.compiled import CompiledWorkflow
+from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.control import StopReason
 from app.domain.events import ExecutionQueued
 from app.domain.fingerprint import fingerprint
@@ -19,7 +19,17 @@ from app.domain.states import ExecutionStatus
 from app.domain.step_state import StepState
 from app.domain.steps import NO_USAGE
 from app.domain.waits import wait_json
-from app.engine.rows import ApprovalRow, AttemptRow, FailureHandler, MailMark, OutgoingMail, StepRow
+from app.engine.rows import (
+    ApprovalRow,
+    AttemptRow,
+    EndRow,
+    ExecutionRow,
+    FailureHandler,
+    MailMark,
+    OutgoingMail,
+    StepRow,
+    UsageRow,
+)
 
 EVENT_BYTES = 300
 """About the size of an event on its way to the database."""
@@ -27,52 +37,30 @@ EVENT_BYTES = 300
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The fence (owner, epoch, write_no), the execution's new values, and the rows that go with them.
+    """The execution's row with the fence before it, and the rows that go with them.
 
-    None in `started_at`, `deadline_at`, `tokens_used`, `cost`, `graph_text`, `agent_results_text` and `control_text`
-    leaves the stored value. `releases` gives up ownership; `ready`, that the execution then wants to go on at once.
-    `audit_id` is the id of the closing audit row, there exactly when `ending` is; `fingerprint` tells failures of one
-    kind. `spent` is what was used since the transition before.
+    `end` is there exactly when `row.ends`. `usage` is what was used since the transition before.
     """
 
-    execution_id: str
-    org_id: str
-    owner: str
-    epoch: int
-    write_no: int
-    status: ExecutionStatus
-    status_reason: str | None
-    status_message: str | None
-    progress: int
-    next_seq: int
-    recorded_at: datetime
-    started_at: datetime | None
-    deadline_at: datetime | None
-    wake_at: datetime | None
-    tokens_used: int | None
-    cost: float | None
-    graph_text: str | None
-    agent_results_text: str | None
-    settles_step: bool
-    releases: bool
-    ending: Ending | None
-    audit_id: str | None
-    steps: Sequence[StepRow]
-    attempts: Sequence[AttemptRow]
-    events: Sequence[Event]
-    mail: Sequence[MailMark]
-    ready: bool = False
-    control_text: str | None = None
-    fingerprint: str | None = None
+    row: ExecutionRow
+    steps: Sequence[StepRow] = ()
+    attempts: Sequence[AttemptRow] = ()
+    events: Sequence[Event] = ()
+    usage: UsageRow | None = None
+    end: EndRow | None = None
+    mail: Sequence[MailMark] = ()
     approvals: Sequence[ApprovalRow] = ()
     outgoing: Sequence[OutgoingMail] = ()
     handler: FailureHandler | None = None
-    spent: Spent = NOTHING_SPENT
+
+    @property
+    def execution_id(self) -> str:
+        return self.row.id
 
     def bytes(self) -> int:
         """About how much there is to send."""
         texts = sum(len(step.input_text or "") + len(step.output_text or "") for step in self.steps)
-        return texts + len(self.agent_results_text or "") + EVENT_BYTES * len(self.events)
+        return texts + len(self.row.agent_results_text or "") + EVENT_BYTES * len(self.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,45 +95,69 @@ def build_transition(
     new_id: Callable[[str], str],
 ) -> Transition:
     """Freeze what changed into rows; the snapshot may go on changing."""
-    ending = changes.ending
-    reason, message = _status_words(snapshot, ending)
-    charged = ending is not None or any(step.usage != NO_USAGE for step in changes.steps.values())
-    agents_changed = any(path in snapshot.agent_results for path in changes.steps)
-    failed = ending is not None and ending.status is ExecutionStatus.FAILED
+    execution_id, ending = fence.execution_id, changes.ending
+    failure = None if ending is None else ending.failure
+    orphans = [_cancel_child(execution_id, child, new_id) for child in changes.orphans]
     return Transition(
-        execution_id=fence.execution_id,
-        org_id=fence.org_id,
-        owner=fence.owner,
-        epoch=fence.epoch,
-        write_no=write_no,
-        status=snapshot.status,
-        status_reason=reason,
-        status_message=message,
-        progress=snapshot.progress,
-        next_seq=snapshot.next_seq,
-        recorded_at=now,
-        started_at=snapshot.started_at if changes.began else None,
-        deadline_at=snapshot.deadline if changes.began or changes.thawed else None,
-        wake_at=None if release is None else release.wake_at,
-        tokens_used=sum(step.usage.tokens for step in snapshot.steps.values()) if charged else None,
-        cost=sum(step.usage.cost for step in snapshot.steps.values()) if charged else None,
-        graph_text=workflow.graph_text if changes.began else None,
-        agent_results_text=encode(snapshot.agent_results) if agents_changed else None,
-        settles_step=any(step.status.settled for step in changes.steps.values()),
-        releases=release is not None or ending is not None,
-        ready=release is not None and release.ready,
-        ending=ending,
-        audit_id=None if ending is None else new_id("audit"),
-        control_text=control_text,
-        fingerprint=_fingerprint(snapshot, ending) if failed else None,
-        steps=[_step_row(workflow, path, state) for path, state in changes.steps.items()],
-        attempts=[_attempt_row(attempt) for attempt in changes.attempts],
-        events=tuple(changes.events),
-        mail=[*(MailMark(mail_id) for mail_id in read_mail), *(MailMark(*used) for used in changes.used)],
-        approvals=[_approval_row(change, str(snapshot.context["user_id"])) for change in changes.approvals],
-        outgoing=[_cancel_child(child, new_id) for child in changes.orphans],
-        handler=_handler(workflow, snapshot, ending, new_id) if failed else None,
-        spent=changes.spent,
+        _execution_row(fence, write_no, workflow, snapshot, changes, now, release, control_text),
+        steps=[_step_row(execution_id, workflow.step(path), path, state) for path, state in changes.steps.items()],
+        attempts=[_attempt_row(execution_id, attempt) for attempt in changes.attempts],
+        events=changes.events,
+        usage=None if changes.spent is NOTHING_SPENT else _usage_row(execution_id, changes.spent),
+        end=None if ending is None else EndRow(execution_id, new_id("audit"), [mail.receiver for mail in orphans]),
+        mail=[
+            *(MailMark(execution_id, mail_id) for mail_id in read_mail),
+            *(MailMark(execution_id, mail_id, path) for mail_id, path in changes.used),
+        ],
+        approvals=[
+            _approval_row(execution_id, change, str(snapshot.context["user_id"])) for change in changes.approvals
+        ],
+        outgoing=orphans,
+        handler=None if failure is None else _handler(workflow, snapshot, ending, new_id),
+    )
+
+
+def _execution_row(
+    fence: Fence,
+    write_no: int,
+    workflow: CompiledWorkflow,
+    snapshot: Snapshot,
+    changes: Changes,
+    now: datetime,
+    release: Release | None,
+    control_text: str | None,
+) -> ExecutionRow:
+    ending = changes.ending
+    failure = None if ending is None else ending.failure
+    reason, message = _status_words(snapshot, ending)
+    charged = ending is not None or any(step.usage is not NO_USAGE for step in changes.steps.values())
+    return ExecutionRow(
+        fence.execution_id,
+        fence.owner,
+        fence.epoch,
+        write_no,
+        snapshot.status.value,
+        reason,
+        message,
+        snapshot.progress,
+        snapshot.next_seq,
+        now,
+        snapshot.started_at if changes.began else None,
+        snapshot.deadline if changes.began or changes.thawed else None,
+        None if release is None else release.wake_at,
+        sum(step.usage.tokens for step in snapshot.steps.values()) if charged else None,
+        sum(step.usage.cost for step in snapshot.steps.values()) if charged else None,
+        workflow.graph_text if changes.began else None,
+        _agent_results_text(snapshot, changes),
+        control_text,
+        any(step.status.settled for step in changes.steps.values()),
+        release is not None or ending is not None,
+        release is not None and release.ready,
+        ending is not None,
+        ending.output_text if ending is not None and ending.status is ExecutionStatus.COMPLETED else None,
+        failure.message if failure else None,
+        failure.code if failure else None,
+        _fingerprint(snapshot, ending),
     )
 
 
@@ -176,9 +188,16 @@ def _status_words(snapshot: Snapshot, ending: Ending | None) -> tuple[str | None
     return None, None
 
 
-def _step_row(workflow: CompiledWorkflow, path: str, state: StepState) -> StepRow:
-    step = workflow.step(path)
+def _agent_results_text(snapshot: Snapshot, changes: Changes) -> str | None:
+    if snapshot.agent_results and any(path in snapshot.agent_results for path in changes.steps):
+        return encode(snapshot.agent_results)
+    return None
+
+
+def _step_row(execution_id: str, step: CompiledStep, path: str, state: StepState) -> StepRow:
+    failure = state.failure
     return StepRow(
+        execution_id=execution_id,
         path=path,
         number=step.number,
         name=step.title,
@@ -188,9 +207,9 @@ def _step_row(workflow: CompiledWorkflow, path: str, state: StepState) -> StepRo
         failures=state.failures,
         input_text=state.input_text,
         output_text=state.output_text,
-        ports=state.ports,
-        error=state.failure.message if state.failure else None,
-        error_code=state.failure.code if state.failure else None,
+        ports=sorted(state.ports),
+        error=failure.message if failure else None,
+        error_code=failure.code if failure else None,
         reason=state.wait.value if state.wait else state.reason,
         wake_at=state.wake_at,
         started_at=state.started_at,
@@ -207,23 +226,30 @@ def _step_row(workflow: CompiledWorkflow, path: str, state: StepState) -> StepRo
     )
 
 
-def _attempt_row(attempt: EndedAttempt) -> AttemptRow:
+def _attempt_row(execution_id: str, attempt: EndedAttempt) -> AttemptRow:
+    failure = attempt.failure
     return AttemptRow(
-        path=attempt.path,
-        attempt=attempt.attempt,
-        status=attempt.status.value,
-        error=attempt.failure.message if attempt.failure else None,
-        error_code=attempt.failure.code if attempt.failure else None,
-        started_at=attempt.started_at,
-        completed_at=attempt.completed_at,
-        trace=attempt.trace,
+        execution_id,
+        attempt.path,
+        attempt.attempt,
+        attempt.status.value,
+        failure.message if failure else None,
+        failure.code if failure else None,
+        attempt.started_at,
+        attempt.completed_at,
+        attempt.trace,
     )
 
 
-def _approval_row(change: ApprovalChange, requested_by: str) -> ApprovalRow:
+def _usage_row(execution_id: str, spent: Spent) -> UsageRow:
+    return UsageRow(execution_id, spent.steps, spent.seconds, spent.tokens, spent.cost)
+
+
+def _approval_row(execution_id: str, change: ApprovalChange, requested_by: str) -> ApprovalRow:
     approval = change.approval
     deciders = approval.deciders.model_dump(mode="json")
     return ApprovalRow(
+        execution_id,
         id=approval.approval_id,
         path=change.path,
         status=change.status,
@@ -236,13 +262,13 @@ def _approval_row(change: ApprovalChange, requested_by: str) -> ApprovalRow:
     )
 
 
-def _cancel_child(child: str, new_id: Callable[[str], str]) -> OutgoingMail:
+def _cancel_child(parent: str, child: str, new_id: Callable[[str], str]) -> OutgoingMail:
     reason = encode({"reason": "The execution that started it does not wait for it any more"})
-    return OutgoingMail(new_id("mail"), child, MailKind.CANCEL.value, reason)
+    return OutgoingMail(parent, new_id("mail"), child, MailKind.CANCEL.value, reason)
 
 
 def _fingerprint(snapshot: Snapshot, ending: Ending | None) -> str | None:
-    if ending is None or ending.failure is None:
+    if ending is None or ending.failure is None or ending.status is not ExecutionStatus.FAILED:
         return None
     workflow_id = str(snapshot.context["workflow_id"])
     return fingerprint(workflow_id, ending.step_id, ending.failure.code, ending.failure.message)
@@ -255,7 +281,7 @@ def _handler(
     workflow_id = workflow.definition.on_error
     if workflow_id is None or ending is None or ending.failure is None:
         return None
-    if workflow_id == snapshot.context["workflow_id"]:
+    if ending.status is not ExecutionStatus.FAILED or workflow_id == snapshot.context["workflow_id"]:
         return None
     told: JSON = {
         "execution_id": snapshot.execution_id,
@@ -266,4 +292,4 @@ def _handler(
         "error_code": ending.failure.code,
         "input": snapshot.input,
     }
-    return FailureHandler(new_id("exec"), new_id("audit"), workflow_id, encode(told))
+    return FailureHandler(snapshot.execution_id, new_id("exec"), new_id("audit"), workflow_id, encode(told))

@@ -152,7 +152,7 @@ class Wire:
     def lose(
         self, sql: str, *, after: bool, times: int = 1, skip: int = 0, error: type[Exception] = CONNECTION_LOST
     ) -> "Fault":
-        """Break the connection at `times` uses of a statement, `after` the database has done it or before.
+        """Break the connection at `times` uses of a statement that begins so, `after` or before the database does it.
 
         The first `skip` uses are let through. With `error` it is that which happens in place of a lost connection.
         """
@@ -161,14 +161,14 @@ class Wire:
         return fault
 
     def hold(self, sql: str) -> "Fault":
-        """Let the next use of a statement wait, before it is sent, until the fault is `released`."""
+        """Let the next use of a statement that begins so wait, before it is sent, until the fault is `released`."""
         fault = Fault(sql, after=False, times=1, skip=0, holds=True)
         self._faults.append(fault)
         return fault
 
     async def meet(self, sql: str, *, after: bool) -> None:
         for fault in self._faults:
-            if fault.sql == sql and fault.after is after and fault.times > 0:
+            if sql.startswith(fault.sql) and fault.after is after and fault.times > 0:
                 if fault.skip > 0:
                     fault.skip -= 1
                     continue

@@ -73,7 +73,7 @@ class Moments:
         await self._meet(transition.execution_id, "before", seq)
         result = await self._record(transition)
         if isinstance(result, Recorded | LeaseLost):
-            if transition.ending is not None:
+            if transition.row.ends:
                 self.ended.add(transition.execution_id)
             await self._meet(transition.execution_id, "after", seq)
         return result

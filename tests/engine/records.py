@@ -4,10 +4,10 @@ from datetime import timedelta
 from typing import Any
 
 from app import clock
-from app.domain.changes import Ending, Event
+from app.domain.changes import Event
 from app.domain.errors import Failure
 from app.domain.states import ExecutionStatus
-from app.engine.rows import AttemptRow, StepRow
+from app.engine.rows import AttemptRow, EndRow, ExecutionRow, StepRow
 from app.engine.transition import Transition
 from tests.database import Database
 from tests.engine.harness import ORG
@@ -55,40 +55,38 @@ def transition(
         Event(seq + offset, kind, step if kind.startswith("step") else None, LATER, 50, {})  # type: ignore[typeddict-item]
         for offset, kind in enumerate(kinds)
     ]
-    output = '{"done":true}' if ends is ExecutionStatus.COMPLETED else None
-    fields: dict[str, Any] = {
-        "execution_id": execution_id,
-        "org_id": ORG,
+    values: dict[str, Any] = {
+        "id": execution_id,
         "owner": owner,
         "epoch": epoch,
         "write_no": write_no,
-        "status": ends or ExecutionStatus.RUNNING,
+        "status": (ends or ExecutionStatus.RUNNING).value,
         "status_reason": failure.code if failure else None,
         "status_message": failure.message if failure else None,
         "progress": 50,
         "next_seq": seq + len(events),
         "recorded_at": LATER,
         "started_at": LATER,
-        "deadline_at": None,
-        "wake_at": None,
-        "tokens_used": None,
-        "cost": None,
-        "graph_text": None,
-        "agent_results_text": None,
         "settles_step": True,
         "releases": ends is not None,
-        "ending": Ending(ends, output, failure) if ends else None,
-        "audit_id": clock.new_id("audit") if ends else None,
-        "steps": [step_row(step)],
-        "attempts": [AttemptRow(step, 1, "COMPLETED", None, None, LATER, LATER)],
-        "events": events,
-        "mail": [],
+        "ends": ends is not None,
+        "output_text": '{"done":true}' if ends is ExecutionStatus.COMPLETED else None,
+        "error": failure.message if failure else None,
+        "error_code": failure.code if failure else None,
     }
-    return Transition(**{**fields, **changes})
+    values |= {name: changes.pop(name) for name in ExecutionRow._fields if name in changes}
+    rows: dict[str, Any] = {
+        "steps": [step_row(execution_id, step)],
+        "attempts": [AttemptRow(execution_id, step, 1, "COMPLETED", None, None, LATER, LATER)],
+        "events": events,
+        "end": EndRow(execution_id, clock.new_id("audit"), ()) if ends else None,
+    }
+    return Transition(ExecutionRow(**values), **{**rows, **changes})
 
 
-def step_row(path: str = "a", **changes: Any) -> StepRow:
+def step_row(execution_id: str, path: str = "a", **changes: Any) -> StepRow:
     fields: dict[str, Any] = {
+        "execution_id": execution_id,
         "path": path,
         "number": 1,
         "name": path,
@@ -98,7 +96,7 @@ def step_row(path: str = "a", **changes: Any) -> StepRow:
         "failures": 0,
         "input_text": "{}",
         "output_text": "1",
-        "ports": frozenset(),
+        "ports": (),
         "error": None,
         "error_code": None,
         "reason": None,

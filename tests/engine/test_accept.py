@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.db import recorder as module
-from app.db.record_sql import ACCEPT, ACCEPTED, KEPT_KEYS
+from app.db.accept_sql import ACCEPT, ACCEPTED, KEPT_KEYS
 from app.db.recorder import GroupRecorder
 from app.db.urls import ENGINE
 from app.domain.errors import Problems, Unavailable

@@ -5,9 +5,10 @@ import asyncio
 import asyncpg
 import pytest
 
+from app.db.accept_sql import ACCEPT
 from app.db.claim_sql import CLAIM, LOOK, RELEASE, STRAYS
 from app.db.queue import WITH_MAIL
-from app.db.record_sql import ACCEPT, RECORD
+from app.db.record_sql import FENCE
 from app.db.urls import ENGINE
 from app.db.workers import RENEW, RESCUE
 from app.db.workflow_source import HEADS
@@ -84,7 +85,7 @@ async def ended(database):
 async def test_every_kind_of_statement_may_be_lost(database, after):
     wire = Wire(database.role_url(ENGINE))
     async with engine(database, types={"add": Step(add)}, wire=wire.connect, lease_ttl=1.0) as running:
-        kinds = (ACCEPT, LOOK, RECORD, RENEW, RESCUE, STRAYS, WITH_MAIL)
+        kinds = (ACCEPT, LOOK, FENCE, RENEW, RESCUE, STRAYS, WITH_MAIL)
         faults = [wire.lose(kind, after=after, skip=skip) for kind in kinds for skip in (0, 2)]
         faults.append(wire.lose(CLAIM, after=after))
         if after:  # what was claimed without a word has strayed
@@ -132,7 +133,7 @@ async def test_a_step_that_ends_during_an_outage_is_recorded_after_it(database):
 async def test_a_full_disk_holds_runs_up_and_refuses_new_ones(database):
     wire = Wire(database.role_url(ENGINE))
     async with engine(database, types={"add": Step(add)}, wire=wire.connect) as running:
-        full = wire.lose(RECORD, after=False, times=3, error=asyncpg.DiskFullError)
+        full = wire.lose(FENCE, after=False, times=3, error=asyncpg.DiskFullError)
         execution_id = await running.submit(*chain(3))
         await full.hit.wait()
         wire.lose(ACCEPT, after=False, times=2, error=asyncpg.DiskFullError)
@@ -148,7 +149,7 @@ async def test_a_full_disk_holds_runs_up_and_refuses_new_ones(database):
 @pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
 async def test_deadlocks_and_serialization_failures_cost_a_run_nothing(database, error, after):
     """Whether the statement had taken effect or not when it was said to have failed."""
-    wire, retried = Wire(database.role_url(ENGINE)), (ACCEPT, LOOK, CLAIM, RECORD, RENEW, RESCUE)
+    wire, retried = Wire(database.role_url(ENGINE)), (ACCEPT, LOOK, CLAIM, FENCE, RENEW, RESCUE)
     async with engine(database, types={"add": Step(add)}, wire=wire.connect, lease_ttl=1.0) as running:
         faults = [wire.lose(sql, after=after, error=error) for sql in retried]
         for execution_id in [await running.submit(*chain(3)) for _ in range(3)]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.db import claim_sql, event_log, queue, record_sql, workers, workflow_source
+from app.db import accept_sql, claim_sql, event_log, queue, record_sql, workers, workflow_source
 from app.db.engines import connect
 from app.db.link import PIN_PLANS
 from app.db.urls import ENGINE
@@ -13,7 +13,8 @@ from tests.engine.harness import ORG, save_workflow
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
     for module, names in {
-        record_sql: ("ACCEPT", "ACCEPTED", "KEPT_KEYS", "RECORD", "POSITIONS"),
+        accept_sql: ("ACCEPT", "ACCEPTED", "KEPT_KEYS"),
+        record_sql: ("POSITIONS",),
         claim_sql: ("LOOK", "EXPIRED", "OVERFLOW", "CLAIM", "CALLED", "STRAYS", "RELEASE"),
         queue: ("STEPS", "MAIL", "UNREAD", "WITH_MAIL", "DEPTH"),
         workers: ("RENEW", "RESCUE", "RETIRE"),
@@ -22,6 +23,9 @@ STATEMENTS = {
     }.items()
     for name in names
 }
+PARTS = {name: part for name, part in vars(record_sql).items() if isinstance(part, record_sql.Part)}
+RECORD = record_sql.statement(*record_sql.USUAL, *record_sql.RARE)
+STATEMENTS |= {f"record_sql.{name}": record_sql.statement(part) for name, part in PARTS.items()} | {"all": RECORD}
 
 CLAIMING = [statement for name, statement in STATEMENTS.items() if name.startswith("claim_sql.")]
 
@@ -97,7 +101,8 @@ async def test_no_statement_of_the_engine_scans_a_table_empty_or_grown(explain):
 
 async def test_an_execution_and_a_workflow_are_found_by_their_whole_key(explain):
     await explain.grow()
-    plan = await explain(record_sql.RECORD)
+    assert {*record_sql.USUAL, *record_sql.RARE} == {*PARTS.values()}
+    plan = await explain(RECORD)
     used = {(node.get("Relation Name", node.get("Alias")), node["Index Name"]) for node in plan if "Index Name" in node}
     assert used == {
         ("executions", "pk_executions"),

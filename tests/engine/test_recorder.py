@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.db.record_sql import POSITIONS, RECORD
+from app.db.record_sql import FENCE, POSITIONS
 from app.db.recorder import GroupRecorder
 from app.db.urls import ENGINE
 from app.domain.changes import Event
@@ -60,7 +60,7 @@ async def workflow(database):
 
 async def together(recorder, wire, *transitions):
     """Record them in one batch: they gather while the writer is held up."""
-    held = wire.hold(RECORD)
+    held = wire.hold(FENCE)
     unknown = asyncio.ensure_future(recorder.record(transition("exec_unknown")))
     await held.hit.wait()
     waiting = [asyncio.ensure_future(recorder.record(each)) for each in transitions]
@@ -112,7 +112,7 @@ async def test_who_does_not_own_the_execution_writes_nothing_and_harms_nobody(
         recorder,
         wire,
         transition(mine, ends=COMPLETED),
-        transition(theirs, ends=COMPLETED, mail=[MailMark("mail_1")], **stranger),
+        transition(theirs, ends=COMPLETED, mail=[MailMark(theirs, "mail_1")], **stranger),
         transition(other),
     )
     assert [type(result) for result in results] == [Recorded, LeaseLost, Recorded]
@@ -130,7 +130,9 @@ async def test_mail_is_marked_read_with_the_transition_that_applies_it(recorder,
         await database.execute(
             "INSERT INTO execution_inbox (id, org_id, execution_id, kind) VALUES ($1, $2, $3, 'cancel')", mail, ORG, to
         )
-    await recorder.record(transition(execution_id, mail=[MailMark("mail_1"), MailMark("mail_1"), MailMark("mail_3")]))
+    await recorder.record(
+        transition(execution_id, mail=[MailMark(execution_id, each) for each in ("mail_1", "mail_1", "mail_3")])
+    )
     read = await database.fetch("SELECT id FROM execution_inbox WHERE applied_at IS NOT NULL")
     assert [row["id"] for row in read] == ["mail_1"]
 
@@ -141,7 +143,7 @@ async def test_a_transition_is_recorded_exactly_once_though_its_answer_is_lost(
     recorder, wire, database, workflow, bus, after, times
 ):
     ending, going_on = await owned(database, workflow), await owned(database, workflow)
-    fault = wire.lose(RECORD, after=after, times=times)
+    fault = wire.lose(FENCE, after=after, times=times)
     results = await together_lost(recorder, transition(ending, ends=COMPLETED), transition(going_on))
     assert fault.hits == times
     assert [type(result) for result in results] == [Recorded, Recorded]
@@ -158,7 +160,7 @@ async def together_lost(recorder, *transitions):
 
 async def test_not_even_the_question_whether_it_was_recorded_needs_an_answer(recorder, wire, database, workflow):
     execution_id = await owned(database, workflow)
-    faults = [wire.lose(RECORD, after=True), wire.lose(POSITIONS, after=True), wire.lose(POSITIONS, after=False)]
+    faults = [wire.lose(FENCE, after=True), wire.lose(POSITIONS, after=True), wire.lose(POSITIONS, after=False)]
     assert isinstance(await recorder.record(transition(execution_id, ends=COMPLETED)), Recorded)
     assert [fault.hits for fault in faults] == [1, 1, 1]
     assert await written(database, execution_id) == ENDED_ONCE
@@ -166,8 +168,8 @@ async def test_not_even_the_question_whether_it_was_recorded_needs_an_answer(rec
 
 async def test_after_a_lost_answer_another_owners_writing_is_not_taken_for_ones_own(recorder, wire, database, workflow):
     execution_id = await owned(database, workflow)
-    fault = wire.lose(RECORD, after=False)
-    held = wire.hold(RECORD)
+    fault = wire.lose(FENCE, after=False)
+    held = wire.hold(FENCE)
     recording = asyncio.ensure_future(recorder.record(transition(execution_id)))
     await held.hit.wait()
     await database.execute("UPDATE executions SET owner = 'w2', lease_epoch = 2, write_no = 1")
@@ -189,7 +191,7 @@ async def test_a_step_that_settles_ends_a_row_of_recoveries(recorder, database, 
 
 
 BAD = {
-    "NUL in a text": {"steps": [step_row(output_text='"a\x00b"')]},
+    "NUL in a text": {"steps": [step_row("exec_a", output_text='"a\x00b"')]},
     "a lone surrogate": {"status_message": "\ud800"},
     "a number beyond its range": {"tokens_used": 1 << 63},
     "a progress that cannot be": {"progress": 101},
@@ -241,7 +243,7 @@ async def test_wrong_surroundings_fail_nobody_they_are_waited_out(recorder, wire
 
 async def test_who_waits_for_a_commit_may_leave_without_cutting_it(recorder, wire, database, workflow, bus):
     execution_id, other = await owned(database, workflow), await owned(database, workflow)
-    held = wire.hold(RECORD)
+    held = wire.hold(FENCE)
     leaving = asyncio.ensure_future(recorder.record(transition(execution_id, ends=COMPLETED)))
     await held.hit.wait()
     waiting = asyncio.ensure_future(recorder.record(transition(other)))
@@ -256,7 +258,7 @@ async def test_who_waits_for_a_commit_may_leave_without_cutting_it(recorder, wir
 
 async def test_stopping_writes_what_is_under_way(recorder, wire, database, workflow):
     execution_id, other = await owned(database, workflow), await owned(database, workflow)
-    held = wire.hold(RECORD)
+    held = wire.hold(FENCE)
     first = asyncio.ensure_future(recorder.record(transition(execution_id)))
     await held.hit.wait()
     second = asyncio.ensure_future(recorder.record(transition(other)))

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from app.db.queue import CLAIM, STEPS
-from app.db.record_sql import RECORD
+from app.db.record_sql import FENCE
 from app.db.recorder import GroupRecorder
 from app.db.urls import ENGINE
 from app.db.workers import RETIRE, incarnation
@@ -115,7 +115,7 @@ async def test_pure_steps_run_again_and_nobody_can_tell(database):
 
 async def test_lost_before_its_first_commit_it_begins_anew(database):
     wire = Wire(database.role_url(ENGINE))
-    held = wire.hold(RECORD)
+    held = wire.hold(FENCE)
     async with engine(database, types={"sink": returning()}, wire=wire.connect) as first:
         execution_id = await first.submit(A)
         await held.hit.wait()
@@ -306,7 +306,7 @@ async def test_draining_hands_over_only_when_what_was_done_is_recorded(database)
     async with engine(database, types={"once": gate.step}, wire=wire.connect, drain_budget=0.0) as first:
         execution_id = await first.submit({"id": "a", "type": "once"}, {"id": "b", "type": "once", "needs": ["a"]})
         await gate.inside.wait()
-        on_its_way = wire.hold(RECORD)
+        on_its_way = wire.hold(FENCE)
         gate.free.set()
         await on_its_way.hit.wait()
         draining = asyncio.ensure_future(first.orchestrator.drain())

@@ -66,7 +66,7 @@ class Sender:
         if not self.left or self._before is not before:
             return None
         self._patience -= 1
-        if self._patience >= 0 and (transition is None or not transition.releases):
+        if self._patience >= 0 and (transition is None or not transition.row.releases):
             return None
         self.sent.append(self.left.pop(0))
         self._draw()

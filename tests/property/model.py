@@ -40,7 +40,7 @@ from app.domain.waits import ChildWait, topics, wait_from
 from app.engine.driver import ASLEEP, HOLD_SECONDS
 from app.engine.ports import Claim
 from app.engine.restore import restore
-from app.engine.rows import StepRow
+from app.engine.rows import StepRow, StoredStep
 from app.engine.transition import Fence, Release, Transition, build_transition
 from tests.property.workflows import pure_outcome
 
@@ -76,7 +76,7 @@ class Record:
         return Claim(
             id="exec_1", org_id="org_1", workflow_id="wf_1", workflow_version=1, user_id="user_1", root_id="exec_1",
             input_text=encode(True), created_at=START, owner="worker_1", epoch=1, recoveries=0, claimed_at=at,
-            steps=[*self.rows.values()], mail=self._all_mail(), may_run=may_run, verdict=verdict,
+            steps=[stored(row) for row in self.rows.values()], mail=self._all_mail(), may_run=may_run, verdict=verdict,
             **self.fields,
         )  # fmt: skip
 
@@ -91,33 +91,43 @@ class Record:
     def _all_mail(self) -> list[Mail]:
         return sorted([*self.unread(), *self.letters()], key=lambda mail: mail.id)
 
-    def add(self, row: Transition) -> None:
-        self.events += row.events
-        self.rows |= {step.path: step for step in row.steps}
-        for attempt in row.attempts:
+    def add(self, transition: Transition) -> None:
+        self.events += transition.events
+        self.rows |= {step.path: step for step in transition.steps}
+        for attempt in transition.attempts:
             assert (attempt.path, attempt.attempt) not in self.attempts, "one row for each attempt"
             assert attempt.started_at is not None
             assert attempt.started_at <= attempt.completed_at
             self.attempts[attempt.path, attempt.attempt] = attempt.status
-        waits = [wait_from(decode(step.awaits_text)) for step in row.steps if step.awaits_text is not None]
+        waits = [wait_from(decode(step.awaits_text)) for step in transition.steps if step.awaits_text is not None]
         self.children |= {wait.execution_id for wait in waits if isinstance(wait, ChildWait)}
-        self.given_up += [one.execution_id for one in row.outgoing if one.kind == MailKind.CANCEL]
-        for mark in row.mail:
+        self.given_up += [one.receiver for one in transition.outgoing if one.kind == MailKind.CANCEL]
+        for mark in transition.mail:
             self.taken.add(mark.mail_id)
             if mark.used_by is not None:
                 assert mark.mail_id not in self.used, "a letter is used once"
                 self.used[mark.mail_id] = mark.used_by
-        assert len({one.id for one in row.approvals}) == len(row.approvals), "a statement writes a row once"
-        for approval in row.approvals:
+        assert len({one.id for one in transition.approvals}) == len(transition.approvals), (
+            "a statement writes a row once"
+        )
+        for approval in transition.approvals:
             assert self.approvals.get(approval.id, "PENDING") == "PENDING", "an approval ends once"
             assert approval.deadline_at is not None
             self.approvals[approval.id] = approval.status
-        self.fields |= {"status": row.status.value, "last_recorded_at": row.recorded_at, "wake_at": row.wake_at}
+        row = transition.row
+        self.fields |= {"status": row.status, "last_recorded_at": row.recorded_at, "wake_at": row.wake_at}
         self.ready = row.ready
         for name in ("progress", "next_seq", "write_no", "agent_results_text", "started_at", "deadline_at"):
             if (value := getattr(row, name)) is not None:
                 self.fields[name] = value
         self.fields["control_text"] = row.control_text or self.fields["control_text"]
+
+
+def stored(row: StepRow) -> StoredStep:
+    """What is read back of a step."""
+    unread = {"execution_id", "number", "name", "type"}
+    values = {name: value for name, value in row._asdict().items() if name not in unread}
+    return StoredStep(**values | {"ports": frozenset(row.ports)})
 
 
 class Process:
@@ -286,14 +296,14 @@ class Process:
 
     def write(self, changes: Changes, read: Sequence[str]) -> None:
         control_text = encode(control_json(self.snapshot.control))
-        row = build_transition(
+        transition = build_transition(
             Fence("exec_1", "org_1", "worker_1", 1), self.record.fields["write_no"] + 1, self.workflow, self.snapshot,
             changes, now=self.tick(), release=self._release() if self.asleep else None, read_mail=read,
             control_text=control_text if control_text != self.record.fields["control_text"] else None,
             new_id=lambda kind: f"{kind}_{next(self._ids)}",
         )  # fmt: skip
-        assert row.releases == (self.ended or self.asleep)
-        self.record.add(row)
+        assert transition.row.releases == (self.ended or self.asleep)
+        self.record.add(transition)
 
     def _look(self, start: StartStep) -> None:
         """A pure step runs at once; what each step saw of its ancestors is kept."""
