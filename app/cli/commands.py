@@ -203,6 +203,30 @@ def demo(
 
 
 @cli.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Under two minutes: fewer rounds, nothing large.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write every measurement to a file.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Only these: throughput, latency, sequences, fan-out.")
+    ] = None,
+) -> None:
+    """Measure this version on this machine, on a Postgres of its own, beside the least that its record can cost."""
+    from app.cli import bench as work
+
+    raise typer.Exit(work.bench(only, json_file, quick=quick))
+
+
+@cli.command(hidden=True)
+def bench_program(name: str) -> None:
+    """One of the programs that `bench` measures; it takes orders on stdin."""
+    from app.cli import bench as work
+
+    raise typer.Exit(work.run_program(name))
+
+
+@cli.command()
 def openapi() -> None:
     """Print the OpenAPI document of this version."""
     from app.cli import document as work

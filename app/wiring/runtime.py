@@ -18,9 +18,9 @@ from app.engine.definitions import Definitions
 from app.engine.orchestrator import EngineSettings, Orchestrator
 from app.services import Services
 from app.settings import Settings
-from app.steps.registry import default_registry
+from app.steps.registry import StepRegistry, default_registry
 from app.wiring.services import make_services
-from app.wiring.storage import open_storage
+from app.wiring.storage import Storage, open_storage
 
 log = structlog.get_logger("server")
 
@@ -43,17 +43,38 @@ class Runtime:
         await self.orchestrator.drain()
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The part of a running process that carries executions out."""
+
+    storage: Storage
+    definitions: Definitions
+    steps: StepRegistry
+    orchestrator: Orchestrator
+
+
 async def start(
     settings: Settings, admin_url: str | None, storage_full: Callable[[], bool], stack: AsyncExitStack
 ) -> Runtime:
     """Make and start everything; `stack` stops it in the opposite order. Refuses a database that is not safe to use."""
+    engine = await start_engine(settings, admin_url, stack)
+    storage, orchestrator = engine.storage, engine.orchestrator
+    metrics.executions_running.set_function(lambda: orchestrator.running)
+    metrics.stream_subscribers.set_function(lambda: storage.hub.subscribers)
+    services = make_services(settings, storage, orchestrator, engine.definitions, engine.steps, storage_full)
+    stack.push_async_callback(services.identity.close)
+    return Runtime(services, orchestrator)
+
+
+async def start_engine(settings: Settings, admin_url: str | None, stack: AsyncExitStack) -> Engine:
+    """Make and start what carries executions out, without use cases; refuses an unsafe database, as `start` does."""
     urls = {role: role_url(settings, role, partial(derive_password, settings.db_secret), admin_url) for role in LOGINS}
     for warning in await selfcheck.check(urls):
         log.warning(warning)
     steps = default_registry(settings)
     stack.push_async_callback(steps.aclose)
-    engine = engine_settings(settings, urls)
-    storage = await open_storage(settings, engine, urls, stack)
+    rules = engine_settings(settings, urls)
+    storage = await open_storage(settings, rules, urls, stack)
     definitions = Definitions(storage.source, steps)
     orchestrator = Orchestrator(
         queue=storage.queue,
@@ -67,15 +88,11 @@ async def start(
         vault=storage.vault,
         step_type=steps.__getitem__,
         doorbell=storage.doorbell,
-        settings=engine,
+        settings=rules,
     )
     await orchestrator.start()
     stack.push_async_callback(orchestrator.drain)
-    metrics.executions_running.set_function(lambda: orchestrator.running)
-    metrics.stream_subscribers.set_function(lambda: storage.hub.subscribers)
-    services = make_services(settings, storage, orchestrator, definitions, steps, storage_full)
-    stack.push_async_callback(services.identity.close)
-    return Runtime(services, orchestrator)
+    return Engine(storage, definitions, steps, orchestrator)
 
 
 def engine_settings(settings: Settings, urls: dict[str, str]) -> EngineSettings:

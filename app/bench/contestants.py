@@ -1,0 +1,121 @@
+"""Whoever carries out runs: the product and the limit, each over HTTP and without."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from app.bench.children import Child
+from app.bench.figures import Load
+from app.bench.http_client import HttpClient
+from app.bench.ledger import Ledger
+from app.bench.load import for_seconds, one_by_one
+from app.bench.shapes import Shape
+from app.bench.usage import used
+
+_COMPLETED = b'"status":"COMPLETED"'
+
+
+class RunFailed(Exception):
+    """A run did not complete."""
+
+
+class Contestant(Protocol):
+    """Carries out runs of shapes."""
+
+    name: str
+    ledger: Ledger
+    pids: Sequence[int]
+
+    async def for_seconds(self, shape: Shape, at_once: int, seconds: float) -> Load: ...
+
+    async def one_by_one(self, shape: Shape, times: int) -> Load: ...
+
+
+class OverHttp:
+    """Runs that are asked for by this process; how, subclasses know."""
+
+    def __init__(self, name: str, ledger: Ledger, pids: Sequence[int], client: HttpClient) -> None:
+        self.name = name
+        self.ledger = ledger
+        self.pids = pids
+        self._client = client
+
+    async def for_seconds(self, shape: Shape, at_once: int, seconds: float) -> Load:
+        return await for_seconds(self.run_one, shape, at_once, seconds)
+
+    async def one_by_one(self, shape: Shape, times: int) -> Load:
+        return await one_by_one(self.run_one, shape, times)
+
+    async def run_one(self, shape: Shape) -> None:
+        raise NotImplementedError
+
+
+class Rest(OverHttp):
+    """The real server; one request starts a run and is answered at its end."""
+
+    async def run_one(self, shape: Shape) -> None:
+        body = f'{{"workflow_id":"{shape.workflow_id}"}}'.encode()
+        status, answer = await self._client.ask("POST", "/api/v1/executions", body, "prefer: wait=60\r\n")
+        if status != 200 or _COMPLETED not in answer:
+            raise RunFailed(f"A run of {shape.name} over REST: {status} {answer[:500].decode(errors='replace')}")
+
+
+class LimitOverHttp(OverHttp):
+    """The limit behind a bare POST and a GET that waits."""
+
+    async def run_one(self, shape: Shape) -> None:
+        status, answer = await self._client.ask(
+            "POST", "/executions", f'{{"workflow_id":"{shape.workflow_id}"}}'.encode()
+        )
+        if status == 201:
+            execution_id = answer[answer.index(b"exec_") :].partition(b'"')[0].decode()
+            status, answer = await self._client.ask("GET", f"/executions/{execution_id}/wait")
+        if status != 200 or _COMPLETED not in answer:
+            raise RunFailed(f"A run of {shape.name} by the limit: {status} {answer[:500].decode(errors='replace')}")
+
+
+class InProcess:
+    """A program that runs on its own what it is ordered to."""
+
+    def __init__(self, name: str, ledger: Ledger, child: Child) -> None:
+        self.name = name
+        self.ledger = ledger
+        self.pids: Sequence[int] = [child.pid]
+        self._child = child
+
+    async def for_seconds(self, shape: Shape, at_once: int, seconds: float) -> Load:
+        return Load(**await self._child.order(shape=shape.name, at_once=at_once, seconds=seconds))
+
+    async def one_by_one(self, shape: Shape, times: int) -> Load:
+        return Load(**await self._child.order(shape=shape.name, times=times))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one turn of a contestant came to, its rows counted."""
+
+    load: Load
+    figures: dict[str, Any]
+
+
+class Referee:
+    """Lets contestants have their turns, measures what they cost and counts the rows they leave."""
+
+    def __init__(self, others: Mapping[str, Sequence[int]]) -> None:
+        self._others = others
+
+    async def throughput(self, contestant: Contestant, shape: Shape, at_once: int, seconds: float) -> Turn:
+        mark = await contestant.ledger.mark()
+        async with used({"app": contestant.pids, **self._others}) as usage:
+            load = await contestant.for_seconds(shape, at_once, seconds)
+        return await self._judged(contestant, shape, load, mark, usage)
+
+    async def latency(self, contestant: Contestant, shape: Shape, times: int) -> Turn:
+        mark = await contestant.ledger.mark()
+        async with used({"app": contestant.pids, **self._others}) as usage:
+            load = await contestant.one_by_one(shape, times)
+        return await self._judged(contestant, shape, load, mark, usage)
+
+    async def _judged(self, contestant: Contestant, shape: Shape, load: Load, mark: Any, usage: Any) -> Turn:
+        rows = await contestant.ledger.check(mark, shape, load.completed)
+        return Turn(load, {**load.figures(), **usage.figures(load.completed), "rows": rows})

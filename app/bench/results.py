@@ -1,0 +1,81 @@
+"""What came out: a figure, the limit's beside it, and what the project wants of their ratio."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from app.bench.figures import middle
+
+Verdict = Literal["goal", "floor", "below"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a ratio, or a value where there is no limit, should reach."""
+
+    goal: float
+    floor: float
+    higher: bool = False
+
+    def verdict(self, value: float) -> Verdict:
+        """Whether the goal is reached, or the floor at least."""
+        for level in ("goal", "floor"):
+            bound = self.goal if level == "goal" else self.floor
+            if value >= bound if self.higher else value <= bound:
+                return "goal" if level == "goal" else "floor"
+        return "below"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A line of the table: medians over the rounds."""
+
+    name: str
+    unit: str
+    value: float
+    limit: float | None = None
+    ratio: float | None = None
+    wanted: Wanted | None = None
+    note: str = ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        judged = self.value if self.ratio is None else self.ratio
+        return None if self.wanted is None else self.wanted.verdict(judged)
+
+    def record(self) -> dict[str, Any]:
+        """For the JSON."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A scenario's lines, and every measurement behind them."""
+
+    results: list[Result] = field(default_factory=list)
+    measurements: dict[str, Any] = field(default_factory=dict)
+    void: list[str] = field(default_factory=list)
+    """Why the run says nothing."""
+
+
+def against(
+    name: str,
+    unit: str,
+    ours: Sequence[float],
+    limit: Sequence[float],
+    wanted: Wanted | None = None,
+    note: str = "",
+) -> Result:
+    """Medians, and the median of the ratios of each round."""
+    ratios = [own / bare for own, bare in zip(ours, limit, strict=True)]
+    return Result(name, unit, middle(ours), middle(limit), middle(ratios), wanted, note)
+
+
+async def in_rounds(rounds: int, turns: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, list[Any]]:
+    """Everybody's turns, one after the other, in the opposite order every second round."""
+    measured: dict[str, list[Any]] = {name: [] for name in turns}
+    for number in range(rounds):
+        names = list(turns)
+        for name in names if number % 2 == 0 else reversed(names):
+            measured[name].append(await turns[name]())
+    return measured
