@@ -271,7 +271,8 @@ class StepEvolution:
 
     def _take(self, state: StepState, result: Succeeded, path: str) -> None:
         state.output, state.output_text, state.ports = result.output, result.output_text, result.ports
-        state.usage += result.usage
+        if result.usage is not NO_USAGE:
+            state.usage += result.usage
         state.failure, state.reason = None, result.note
         state.wait = state.wake_at = None
         if result.agent_result is not None:
@@ -300,7 +301,7 @@ class StepEvolution:
             usage = state.outcome.usage if isinstance(state.outcome, Succeeded | Failed | Aborted) else NO_USAGE
             seconds = max((state.outcome_at - state.attempt_started_at).total_seconds(), 0.0)
             self._changes.spent += Spent(0, seconds, usage.tokens, usage.cost)
-            if not isinstance(state.outcome, Succeeded):
+            if usage is not NO_USAGE and not isinstance(state.outcome, Succeeded):
                 state.usage += usage
         state.outcome = state.outcome_at = None
         if path in self._snapshot.reported:

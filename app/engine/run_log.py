@@ -2,6 +2,9 @@
 
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
+
+from prometheus_client import Counter
 
 from app import metrics
 from app.domain.compiled import CompiledWorkflow
@@ -24,7 +27,7 @@ def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
 
 def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
     for attempt in transition.attempts:
-        metrics.step_attempts.labels(workflow.by_id[attempt.path].definition.type, attempt.status).inc()
+        _attempts(workflow.step(attempt.path).definition.type, attempt.status).inc()
     row = transition.row
     if row.ends:
         metrics.executions_finished.labels(row.status).inc()
@@ -32,3 +35,9 @@ def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: dat
         metrics.cost_usd.inc(row.cost or 0)
         if started_at is not None:
             metrics.execution_duration.observe((row.recorded_at - started_at).total_seconds())
+
+
+@cache
+def _attempts(step_type: str, status: str) -> Counter:
+    """Finding a counter by its labels costs more than counting."""
+    return metrics.step_attempts.labels(step_type, status)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from app.domain.definition import RetryPolicy
 from app.domain.errors import StepError
@@ -33,6 +34,17 @@ async def test_results_are_in_the_order_of_the_items(database: Database, count: 
         assert (row["status"], json.loads(row["output"])) == ("COMPLETED", list(range(count)))
         steps = await running.steps(row["id"])
         assert (steps["m"]["items"], len(steps)) == (count, count + 1)
+
+
+async def test_attempts_of_items_are_counted_as_others_are(database: Database) -> None:
+    def counted() -> float:
+        labels = {"type": "counted", "result": "COMPLETED"}
+        return REGISTRY.get_sample_value("stepstream_step_attempts_total", labels) or 0.0
+
+    before = counted()
+    async with engine(database, types={"counted": Step(echo)}) as running:
+        await running.run(each("counted"), value=[1, 2, 3])
+    assert counted() - before == 3
 
 
 async def test_a_window_of_items_runs_at_once_and_no_more(database: Database) -> None:
