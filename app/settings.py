@@ -45,7 +45,7 @@ class Settings(BaseSettings):
         default=None, description="The master secret before the present one, until `stepstream keys rotate` is done."
     )
     api_pool_size: int = Field(default=8, ge=1, le=100)
-    writers: int = Field(default=2, ge=1, le=8, description="Recorder connections.")
+    writers: int = Field(default=1, ge=1, le=8, description="Recorder connections.")
 
     lease_ttl: float = Field(default=30.0, ge=1, le=600)
     scan_interval: float = Field(default=1.0, ge=0.05, le=60)

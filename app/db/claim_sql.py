@@ -55,7 +55,7 @@ UPDATE executions e SET owner = $1, ready = false, has_slot = {has_slot}, lease_
 RETURNING e.id, e.org_id, e.workflow_id, e.workflow_version, e.user_id, e.root_id, e.status, e.input_data,
   e.agent_results, e.progress, e.created_at, e.started_at, e.deadline_at, e.last_recorded_at, e.owner, e.lease_epoch,
   e.write_no, e.next_seq, e.recoveries, e.control, e.wake_at, e.parent_id, e.depth, e.priority, e.has_slot, p.place,
-  p.verdict, clock_timestamp() AS claimed_at,
+  p.verdict, clock_timestamp() AS claimed_at, e.concurrency_key IS NOT NULL OR e.rate_key IS NOT NULL AS keyed,
   e.write_no > 0 OR e.retry_of IS NOT NULL OR e.forked_from IS NOT NULL AS has_steps,
   EXISTS (SELECT FROM execution_inbox i WHERE i.execution_id = e.id AND i.applied_at IS NULL)
   OR EXISTS (SELECT FROM execution_inbox i WHERE i.execution_id = e.id AND i.applied_at IS NOT NULL

@@ -1,7 +1,7 @@
 """Claiming: who waits gets an owner, fairly and within the limits; row locks and a higher lease epoch make it one."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import asyncpg
 
@@ -78,31 +78,44 @@ class Queue:
         self._suspect_from = suspect_from
         self._lane: Sequence[str] = FIRST_LANE
         self._key: Sequence[str] = FIRST_KEY
+        self._nobody_waits = False
 
     async def close(self) -> None:
         await self._claims.close()
         await self._reads.close()
 
+    @property
+    def limited(self) -> bool:
+        return any(self._limits)
+
+    @property
+    def nobody_waits(self) -> bool:
+        return self._nobody_waits
+
     async def claim(self, worker_id: str, limit: int, suspects: int = 1) -> list[Claim]:
         """Take executions that may run and those that must be ended unrun; see the port."""
         look = (await self._claims.fetch(LOOK))[0]
+        exact = self.limited or look["keyed"]
         rows = list(await self._claims.fetch(EXPIRED, worker_id, limit)) if look["expired"] else []
         if look["ready"] and len(rows) < limit:
-            if any(self._limits) or look["keyed"]:
+            if exact:
                 async with self._claims.transaction(SERIALISED) as fetch:
                     if look["on_limit"]:
                         rows += await self._overflow(fetch, worker_id, limit - len(rows))
                     rows += await self._slots(fetch, worker_id, limit - len(rows), suspects, keyed=True)
             else:
                 rows += await self._slots(self._claims.fetch, worker_id, limit - len(rows), suspects, keyed=False)
+        self._nobody_waits = not look["ready"] or not (exact or len(rows) >= limit)
         return await self._loaded(sorted(rows, key=lambda row: row["place"]))
 
     async def claim_called(self, worker_id: str, limit: int) -> list[Claim]:
         """Take executions that have mail and no owner to read it, without slots; see the port."""
         return await self._loaded(await self._claims.fetch(CALLED, worker_id, limit))
 
-    async def release(self, worker_id: str, keep: Sequence[str]) -> int:
-        strays = await self._claims.read(STRAYS, worker_id, keep)
+    async def release(self, worker_id: str, kept: Callable[[], Collection[str]]) -> int:
+        found = await self._claims.read(STRAYS, worker_id, list(kept()))
+        now_kept = kept() if found else ()  # what was accepted for this worker meanwhile is no stray
+        strays = [row for row in found if row["id"] not in now_kept]
         if not strays:
             return 0
         epochs = [row["lease_epoch"] for row in strays]
@@ -204,6 +217,7 @@ def _claim(row: asyncpg.Record, steps: list[StoredStep], mail: list[Mail]) -> Cl
         parent_id=row["parent_id"],
         depth=row["depth"],
         priority=row["priority"],
+        keyed=row["keyed"],
     )
 
 

@@ -1,11 +1,11 @@
 """The statement that records transitions: put together of the parts that a batch has rows for. One round trip each.
 
-Each part sends its rows as one array of rows. The fenced update of `executions` comes first and every part joins its
+Each part sends its rows as one array of rows. The fenced update of `executions` is done first and every part joins its
 RETURNING, so whoever lost the lease writes nothing at all while his neighbours in the batch are not touched. Workflow
-counters come last and in id order: batches of different writers queue there instead of dead-locking. What a day used is
-kept in shards, so that writers do not wait for each other's commits at every step. The owner is compared by IS NOT
-DISTINCT FROM because no index serves that: what the planner learns of owners while few rows have one would make it look
-through all of a worker's executions instead of taking the one by its id.
+counters are done last and in id order: batches of different writers queue there instead of dead-locking. What a day
+used is kept in shards, so that writers do not wait for each other's commits at every step. The owner is compared by IS
+NOT DISTINCT FROM because no index serves that: what the planner learns of owners while few rows have one would make it
+look through all of a worker's executions instead of taking the one by its id.
 
 Who ends cancels the executions that were to report to it, whether or not its record knows of them: it may have been cut
 off between their start and the note of it.
@@ -43,7 +43,10 @@ WITH f AS (
             t.owner AS writer, t.status, t.error, t.error_code, t.recorded_at, t.output_text
 )"""
 
-ANSWER = "SELECT array_agg(f.id) AS recorded, (SELECT pg_notify('stepstream_events', $2)) AS rung"
+ANSWER = """
+SELECT array_agg(f.id) AS recorded,
+       (SELECT pg_notify('stepstream_events', $2) FROM workers WHERE id <> $3 LIMIT 1) AS rung"""
+"""Where no other process has a lease there is nobody to tell: a notification costs every batch a lock of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,22 @@ ENDINGS = Part(
     lambda t: () if t.end is None else (t.end,),
     """ended AS (
   SELECT f.*, x.audit_id, x.told FROM unnest($rows::recorded_end[]) AS x JOIN f ON f.id = x.execution_id
+), w AS (
+  SELECT w.org_id, w.id FROM workflows w
+   WHERE (w.org_id, w.id) IN (SELECT org_id, workflow_id FROM ended)
+   ORDER BY w.org_id, w.id FOR NO KEY UPDATE
+), counted AS (
+  UPDATE workflows SET
+    execution_count = execution_count + g.n, success_count = success_count + g.succeeded,
+    failure_count = failure_count + g.failed, cancelled_count = cancelled_count + g.cancelled,
+    last_executed_at = greatest(last_executed_at, g.at)
+  FROM (SELECT org_id, workflow_id, count(*) AS n, max(recorded_at) AS at,
+               count(*) FILTER (WHERE status = 'COMPLETED') AS succeeded,
+               count(*) FILTER (WHERE status = 'FAILED') AS failed,
+               count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled
+          FROM ended GROUP BY org_id, workflow_id) g
+  JOIN w ON w.org_id = g.org_id AND w.id = g.workflow_id
+  WHERE workflows.org_id = g.org_id AND workflows.id = g.workflow_id
 ), given_up AS (
   INSERT INTO execution_inbox (id, org_id, execution_id, kind, payload)
   SELECT 'mail_' || substr(c.id, 6), c.org_id, c.id, 'cancel', '{"reason":"The execution that started it has ended"}'
@@ -208,30 +227,16 @@ ENDINGS = Part(
          json_build_object('execution_id', id, 'status', status)::text, ip_address, user_agent, request_id,
          status = 'COMPLETED', error_code, error, recorded_at
     FROM ended
-), w AS (
-  SELECT w.org_id, w.id FROM workflows w
-   WHERE (w.org_id, w.id) IN (SELECT org_id, workflow_id FROM ended)
-   ORDER BY w.org_id, w.id FOR NO KEY UPDATE
-), counted AS (
-  UPDATE workflows SET
-    execution_count = execution_count + g.n, success_count = success_count + g.succeeded,
-    failure_count = failure_count + g.failed, cancelled_count = cancelled_count + g.cancelled,
-    last_executed_at = greatest(last_executed_at, g.at)
-  FROM (SELECT org_id, workflow_id, count(*) AS n, max(recorded_at) AS at,
-               count(*) FILTER (WHERE status = 'COMPLETED') AS succeeded,
-               count(*) FILTER (WHERE status = 'FAILED') AS failed,
-               count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled
-          FROM ended GROUP BY org_id, workflow_id) g
-  JOIN w ON w.org_id = g.org_id AND w.id = g.workflow_id
-  WHERE workflows.org_id = g.org_id AND workflows.id = g.workflow_id
 )""",
     "(SELECT count(pg_notify('stepstream_inbox', ':' || execution_id))"
     " FROM (SELECT execution_id FROM given_up UNION ALL SELECT execution_id FROM report) told)",
 )
 
-USUAL = (EVENTS, STEPS, ATTEMPTS, USAGE, ENDINGS)
-RARE = (MAIL, APPROVALS, OUTGOING, HANDLERS)
-"""A batch that has rows of one of these takes them all, so that there are few different statements."""
+RARE = (HANDLERS, OUTGOING, APPROVALS, MAIL)
+"""A batch that has rows of one of these takes all parts, so that there are few different statements."""
+
+PARTS = (ENDINGS, USAGE, *RARE, EVENTS, STEPS, ATTEMPTS)
+"""Postgres carries them out from the last to the first, so the rows that writers share are locked last."""
 
 POSITIONS = "SELECT id, lease_epoch, write_no FROM executions WHERE id = ANY($1::text[])"
 
@@ -246,22 +251,16 @@ def recording(batch: Sequence[Transition], sender: str) -> tuple[str, list[Any]]
     """
     ordered = sorted(batch, key=attrgetter("row.id"))
     ids = ",".join([t.row.id for t in ordered])
-    arguments: list[Any] = [[t.row for t in ordered], f"{sender}:{ids if len(ids) <= NOTIFY_LIMIT else ''}"]
-    rare = [[row for t in ordered for row in part.rows(t)] for part in RARE]
-    parts: list[Part] = []
-    for part in USUAL:
-        if rows := [row for t in ordered for row in part.rows(t)]:
-            parts.append(part)
-            arguments.append(rows)
-    if any(rare):
-        parts += RARE
-        arguments += rare
-    return statement(*parts), arguments
+    rung = f"{sender}:{ids if len(ids) <= NOTIFY_LIMIT else ''}"
+    rows = {part: [row for t in ordered for row in part.rows(t)] for part in PARTS}
+    rare = any(rows[part] for part in RARE)
+    parts = [part for part in PARTS if rare or rows[part]]
+    return statement(*parts), [[t.row for t in ordered], rung, ordered[0].row.owner, *(rows[part] for part in parts)]
 
 
 @cache
 def statement(*parts: Part) -> str:
-    """The statement of these parts; their rows are its arguments from the third on."""
-    written = [part.sql.replace("$rows", f"${number}") for number, part in enumerate(parts, 3)]
+    """The statement of these parts; their rows are its arguments from the fourth on."""
+    written = [part.sql.replace("$rows", f"${number}") for number, part in enumerate(parts, 4)]
     answers = ", ".join([ANSWER, *(part.rings for part in parts if part.rings)])
-    return f"{', '.join([FENCE, *written])}\n{answers} FROM f"
+    return f"{', '.join([FENCE, *written])}{answers}\n  FROM f"

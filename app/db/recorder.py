@@ -16,7 +16,7 @@ import structlog
 
 from app import clock
 from app.crashpoints import crashpoint
-from app.db.accept_sql import ACCEPT, ACCEPTED, KEPT_KEYS, accept_arguments
+from app.db.accept_sql import ACCEPTED, KEPT_KEYS, accepting
 from app.db.errors import domain_error
 from app.db.group_commit import GroupCommit, OnFlush, Refused, ignore_flush
 from app.db.link import PIN_PLANS, Connect, Link
@@ -44,9 +44,10 @@ AcceptResult = Accepted | AlreadyAccepted | StepstreamError
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A new execution, and the monotonic time at which whoever offered it stops waiting."""
+    """A new execution, who is to own it, and the monotonic time at which whoever offered it stops waiting."""
 
     new: NewExecution
+    worker_id: str | None
     until: float
 
     def bytes(self) -> int:
@@ -65,7 +66,7 @@ class GroupRecorder:
         bus: EventBus,
         *,
         sender: str,
-        writers: int = 2,
+        writers: int = 1,
         on_flush: OnFlush = ignore_flush,
     ) -> None:
         self._acceptor = Link(connect, PIN_PLANS)
@@ -85,11 +86,14 @@ class GroupRecorder:
         await asyncio.gather(self._accepting.stop(), *(writer.commits.stop() for writer in self._writers))
         await asyncio.gather(self._acceptor.close(), *(writer.link.close() for writer in self._writers))
 
-    async def create(self, new: NewExecution) -> Accepted | AlreadyAccepted:
-        """Accept an execution: durable on return. Raises Unavailable, or Problems for what cannot be stored."""
+    async def create(self, new: NewExecution, worker_id: str | None = None) -> Accepted | AlreadyAccepted:
+        """Accept an execution: durable on return. Raises Unavailable, or Problems for what cannot be stored.
+
+        With `worker_id` it is that worker's at once, if he has a lease.
+        """
         try:
             async with asyncio.timeout(ACCEPT_SECONDS):
-                result = await self._accepting.submit(_Offer(new, clock.monotonic() + ACCEPT_SECONDS))
+                result = await self._accepting.submit(_Offer(new, worker_id, clock.monotonic() + ACCEPT_SECONDS))
         except TimeoutError:
             raise _unanswered() from None
         if isinstance(result, StepstreamError):
@@ -113,23 +117,23 @@ class GroupRecorder:
     async def _accept(self, batch: Sequence[_Offer]) -> Sequence[AcceptResult]:
         """Accept a batch. What nobody waits for any more is not sent: its sender was told to try again."""
         now = clock.monotonic()
-        timely = [offer.new for offer in batch if offer.until > now]
+        timely = [(offer.new, offer.worker_id) for offer in batch if offer.until > now]
         found = await self._accept_timely(timely) if timely else {}
         return [found.get(offer.new.id) or _unanswered() for offer in batch]
 
-    async def _accept_timely(self, news: Sequence[NewExecution]) -> dict[str, AcceptResult]:
+    async def _accept_timely(self, news: Sequence[tuple[NewExecution, str | None]]) -> dict[str, AcceptResult]:
         """By execution id. A lost answer is asked for again: ACCEPT inserts nothing twice."""
         try:
-            arguments = accept_arguments(news)
+            statement, arguments = accepting(news)
             try:
-                rows = await self._acceptor.fetch(ACCEPT, *arguments)
+                rows = await self._acceptor.fetch(statement, *arguments)
             except Unavailable:
-                rows = await self._acceptor.fetch(ACCEPT, *arguments)
+                rows = await self._acceptor.fetch(statement, *arguments)
         except Exception as error:
             raise _refusal(error) or error from error
         crashpoint("in_accept")
-        found: dict[str, AcceptResult] = {row["id"]: Accepted(row["created_at"]) for row in rows}
-        missing = [new for new in news if new.id not in found]
+        found: dict[str, AcceptResult] = {row["id"]: Accepted(row["created_at"], row["owned"]) for row in rows}
+        missing = [new for new, _ in news if new.id not in found]
         return found | await self._kept(missing) if missing else found
 
     async def _kept(self, missing: Sequence[NewExecution]) -> dict[str, AcceptResult]:

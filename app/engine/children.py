@@ -1,7 +1,7 @@
 """Executions that a step of another execution starts."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from app import clock
@@ -14,7 +14,7 @@ from app.domain.errors import Problems, StepError
 from app.domain.jsontext import JSON, decode, encode
 from app.domain.states import ExecutionStatus
 from app.engine.definitions import Definitions
-from app.engine.ports import FRESH, Claim, DefinitionSource, EarlierRuns, NewExecution, Origin, Recorder
+from app.engine.ports import FRESH, Claim, DefinitionSource, EarlierRuns, NewExecution, Origin
 from app.engine.transition import queued_event_data
 
 MAX_DEPTH = 8
@@ -55,8 +55,7 @@ class Children:
     source: DefinitionSource
     earlier: EarlierRuns
     definitions: Definitions
-    recorder: Recorder
-    nudge: Callable[[], None]
+    accept: Callable[[NewExecution], Awaitable[object]]
 
     async def start(self, parent: Claim, turn: Turn, request: ChildRequest) -> str:
         """The id of the execution, which is durable.
@@ -68,9 +67,8 @@ class Children:
             message = f"Executions start each other at most {MAX_DEPTH} levels deep"
             raise StepError(message, code="nested_too_deep", retryable=False)
         new = await self._new(parent, turn, request)
-        await self.recorder.create(new)
+        await self.accept(new)
         crashpoint("in_child_start")
-        self.nudge()
         return new.id
 
     async def _new(self, parent: Claim, turn: Turn, request: ChildRequest) -> NewExecution:

@@ -1,7 +1,8 @@
 """The main path: claim → drive (plan → record → run) → until done. One per process; all processes are equal.
 
-A nudge only wakes the claimer, and there is one claim query, so executions are found the same way whether they were
-just accepted here, woke from a wait, were accepted elsewhere, or were handed back by the rescuer.
+A nudge only wakes the claimer, and there is one claim query, so executions are found the same way whether they woke
+from a wait, were accepted elsewhere, or were handed back by the rescuer. What is accepted here while nobody waits and
+there is room needs no claim: it is accepted as this worker's own.
 """
 
 import asyncio
@@ -22,16 +23,20 @@ from app.engine.definitions import Definitions
 from app.engine.driver import Driver, DriverPorts
 from app.engine.leases import Leases
 from app.engine.ports import (
+    Accepted,
+    AlreadyAccepted,
     BudgetBook,
     Claim,
     DefinitionSource,
     Doorbell,
     EarlierRuns,
     ExecutionQueue,
+    NewExecution,
     Recorder,
     ResultCache,
     SecretVault,
     WorkerRegistry,
+    first_claim,
 )
 from app.engine.rescuer import Rescuer
 from app.engine.secrets import Secrets
@@ -97,6 +102,8 @@ class Orchestrator:
         self._drained = False
         self._released_at = float("-inf")
         self._called = True
+        self._rung = True
+        self._arriving: set[str] = set()
         self._suspect, self._watched_until = "", float("-inf")
         self._leases = Leases(registry, settings.lease_ttl, self._abandon)
         self.budgets = Budgets(book, settings.scan_interval)
@@ -105,7 +112,7 @@ class Orchestrator:
             step_type=step_type,
             read_mail=queue.mail,
             lease_trusted=self._leases.until_trusted,
-            children=Children(source, earlier, definitions, recorder, self.nudge),
+            children=Children(source, earlier, definitions, self.accept),
             cache=cache,
             budgets=self.budgets,
             secrets=Secrets(vault),
@@ -127,7 +134,42 @@ class Orchestrator:
 
     def nudge(self) -> None:
         """There may be something to claim."""
+        self._rung = True
         self._claimer.wake()
+
+    async def accept(self, new: NewExecution) -> Accepted | AlreadyAccepted:
+        """Accept an execution: durable on return. It begins here at once if nobody waits, or else as it is claimed.
+
+        Raises Unavailable, or Problems for what cannot be stored.
+        """
+        worker_id = self._leases.worker_id if self._has_room_for(new) else None
+        self._arriving.add(new.id)
+        try:
+            result = await self._ports.recorder.create(new, worker_id)
+            if isinstance(result, Accepted):
+                if result.owned and worker_id is not None:
+                    crashpoint("after_claim")
+                    self._arrived(new, worker_id, result)
+                else:
+                    self.nudge()
+            return result
+        finally:
+            self._arriving.discard(new.id)
+
+    def _has_room_for(self, new: NewExecution) -> bool:
+        """Whether an execution may begin here without overtaking anybody."""
+        if self._somebody_may_wait or self._queue.limited or not new.may_begin:
+            return False
+        running = len(self._tasks) + len(self._arriving)
+        return running < self._settings.max_running and not self._draining and self._leases.trusted
+
+    @property
+    def _somebody_may_wait(self) -> bool:
+        return self._rung or not self._queue.nobody_waits
+
+    def _arrived(self, new: NewExecution, worker_id: str, accepted: Accepted) -> None:
+        if worker_id == self._leases.worker_id and not self._drained:  # or else its rows are given to others
+            self._begin(first_claim(new, worker_id, accepted.created_at))
 
     @property
     def lease_trusted(self) -> bool:
@@ -176,6 +218,7 @@ class Orchestrator:
         await self._claim_while_there_are(self._claim_slots)
 
     async def _claim_slots(self, worker_id: str, limit: int) -> list[Claim]:
+        self._rung = False
         watching = self._suspect in self._tasks and clock.monotonic() < self._watched_until
         return await self._queue.claim(worker_id, limit, 0 if watching else 1)
 
@@ -199,7 +242,7 @@ class Orchestrator:
         if claim.recoveries >= self._settings.suspect_from:
             self._suspect, self._watched_until = claim.id, clock.monotonic() + WATCH_SECONDS
         task = self._tasks[claim.id] = asyncio.create_task(self._drive(claim), name=claim.id)
-        task.add_done_callback(partial(self._ended, claim.id))
+        task.add_done_callback(partial(self._ended, claim.id, claim.keyed))
 
     async def _release_strays(self) -> None:
         """Once a scan, hand back what this worker owns without driving it.
@@ -210,7 +253,7 @@ class Orchestrator:
             return
         self._released_at = clock.monotonic()
         self._called = True  # a ring may have been missed
-        if released := await self._queue.release(self._leases.worker_id, list(self._tasks)):
+        if released := await self._queue.release(self._leases.worker_id, lambda: {*self._tasks, *self._arriving}):
             log.warning("strays_released", count=released)
 
     async def _drive(self, claim: Claim) -> None:
@@ -237,7 +280,7 @@ class Orchestrator:
         driver = self._drivers[claim.id] = Driver(claim, workflow, self._ports)
         await driver.run()
 
-    def _ended(self, execution_id: str, task: "asyncio.Task[None]") -> None:
+    def _ended(self, execution_id: str, keyed: bool, task: "asyncio.Task[None]") -> None:
         if self._tasks.get(execution_id) is not task:
             return
         del self._tasks[execution_id]
@@ -246,7 +289,8 @@ class Orchestrator:
             log.error("execution_abandoned", execution_id=execution_id, error=repr(error))
         if driver is not None and driver.has_mail:
             self._called = True
-        self.nudge()  # a slot may be free now
+        if keyed or self._somebody_may_wait:
+            self.nudge()  # a slot may be free now
         sleep = None if driver is None else driver.sleep_seconds
         if sleep is not None and sleep <= TIMED_WAKE_SECONDS:
             asyncio.get_running_loop().call_later(sleep + LATER_SECONDS, self.nudge)

@@ -1,6 +1,6 @@
 """What the engine needs from the world. `app.db` and `app.streaming` implement it; the roots wire them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, TypeAlias
@@ -69,12 +69,19 @@ class NewExecution:
     queue_ttl: float | None = None
     slots: Slots = NO_LIMITS
 
+    @property
+    def may_begin(self) -> bool:
+        """It begins anew and waits for no time and under no limit of its own."""
+        limited = self.slots.concurrency_key is not None or self.slots.rate_key is not None
+        return self.origin is FRESH and self.start_at is None and not limited
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The PENDING row, its first event and its audit row are durable."""
+    """The PENDING row, its first event and its audit row are durable; `owned` by the worker it was accepted for."""
 
     created_at: datetime
+    owned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +113,11 @@ RecordResult: TypeAlias = Recorded | LeaseLost | Rejected
 class Recorder(Protocol):
     """The one writer of execution, step, attempt and event rows."""
 
-    async def create(self, new: NewExecution) -> Accepted | AlreadyAccepted:
-        """Accept an execution; raises Unavailable if the database does not answer in time."""
+    async def create(self, new: NewExecution, worker_id: str | None = None) -> Accepted | AlreadyAccepted:
+        """Accept an execution, for a worker or for whoever claims it.
+
+        Raises Unavailable if the database does not answer in time.
+        """
 
     async def kept(self, org_id: str, key: str) -> AlreadyAccepted | None:
         """What an idempotency key stands for; raises Unavailable."""
@@ -123,7 +133,8 @@ class Recorder(Protocol):
 class Claim:
     """An execution that is now ours, as last recorded. `claimed_at` is the database's time of the claim.
 
-    With `may_run` it holds a slot; without, it was claimed only to take its mail in, or for the `verdict` of a limit:
+    `keyed`: it holds a slot that others may wait for by name, or has used up some of a rate. With `may_run` it holds a
+    slot; without, it was claimed only to take its mail in, or for the `verdict` of a limit:
     `queue_expired`, `concurrency_skipped` or `concurrency_cancelled`.
     """
 
@@ -156,10 +167,49 @@ class Claim:
     parent_id: str | None = None
     depth: int = 0
     priority: int = 0
+    keyed: bool = False
+
+
+def first_claim(new: NewExecution, worker_id: str, created_at: datetime) -> Claim:
+    """That of an execution which was accepted as a worker's own."""
+    return Claim(
+        id=new.id,
+        org_id=new.org_id,
+        workflow_id=new.workflow_id,
+        workflow_version=new.workflow_version,
+        user_id=new.user_id,
+        root_id=new.id,
+        status="PENDING",
+        input_text=new.input_text,
+        agent_results_text="{}",
+        progress=0,
+        created_at=created_at,
+        started_at=None,
+        deadline_at=None,
+        last_recorded_at=None,
+        owner=worker_id,
+        epoch=1,
+        write_no=0,
+        next_seq=2,
+        recoveries=0,
+        claimed_at=created_at,
+        control_text=new.control_text,
+        parent_id=new.parent_id,
+        depth=new.depth,
+        priority=new.priority,
+    )
 
 
 class ExecutionQueue(Protocol):
     """Executions that wait for an owner."""
+
+    @property
+    def limited(self) -> bool:
+        """Users or organisations have a limit of slots, so that every slot is given by a claim."""
+
+    @property
+    def nobody_waits(self) -> bool:
+        """The last claim found nobody who waits for a slot, or left nobody waiting."""
 
     async def claim(self, worker_id: str, limit: int, suspects: int) -> list[Claim]:
         """Take up to `limit` executions that are ready and have a slot; each claim raises the lease epoch.
@@ -170,8 +220,8 @@ class ExecutionQueue(Protocol):
     async def claim_called(self, worker_id: str, limit: int) -> list[Claim]:
         """Take up to `limit` sleeping or queued executions that have unread mail, without a slot to run."""
 
-    async def release(self, worker_id: str, keep: Sequence[str]) -> int:
-        """Hand back what this worker owns, all but `keep`; returns how many executions."""
+    async def release(self, worker_id: str, kept: Callable[[], Collection[str]]) -> int:
+        """Hand back what this worker owns, all but what is `kept`, which may change; returns how many executions."""
 
     async def mail(self, execution_id: str) -> list[Mail]:
         """Unread mail of one execution, oldest first."""

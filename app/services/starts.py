@@ -1,11 +1,11 @@
 """Starting executions: what a client asks for is checked as a whole, and accepted once."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from app import clock, metrics
 from app.auth.principal import Caller
@@ -27,6 +27,8 @@ from app.services.secrets import Secrets
 from app.services.step_names import option_problems
 
 FURTHEST_START = timedelta(days=366)
+
+Accept: TypeAlias = Callable[[NewExecution], Awaitable[Accepted | AlreadyAccepted]]
 
 AS_ACCEPTED: dict[str, Any] = {
     "status": ExecutionStatus.PENDING.value,
@@ -96,7 +98,7 @@ class Started:
 
 
 class Starts:
-    """The use cases of starting. `nudge` tells the local engine that there is something to claim."""
+    """The use cases of starting. `accept` gives an execution to the local engine."""
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class Starts:
         secrets: Secrets,
         recorder: Recorder,
         quota: StartQuota,
-        nudge: Callable[[], None],
+        accept: Accept,
     ) -> None:
         self._executions = executions
         self._workflows = workflows
@@ -115,7 +117,7 @@ class Starts:
         self._secrets = secrets
         self._recorder = recorder
         self._quota = quota
-        self._nudge = nudge
+        self._accept = accept
 
     async def start(self, caller: Caller, request: StartRequest) -> Started:
         """Accept an execution: durable on return.
@@ -132,10 +134,9 @@ class Starts:
             if key is not None and (earlier := await self._recorder.kept(caller.org_id, key)) is not None:
                 return await self._replay(caller, request, earlier)
             raise
-        match await self._recorder.create(new):
+        match await self._accept(new):
             case Accepted(created_at):
                 metrics.executions_started.inc()
-                self._nudge()
                 row = _accepted_row(new, created_at, request.labels)
                 # Who sent the input sees it again; that of a retry or a replay is another's.
                 return Started(row if request.origin is FRESH else shown(caller, row), replayed=False)

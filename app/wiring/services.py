@@ -62,7 +62,7 @@ def make_services(
         definitions=definitions,
         recorder=storage.recorder,
         quota=storage.quota,
-        nudge=orchestrator.nudge,
+        accept=orchestrator.accept,
     )
     lineages = Lineages(tenancy, starts, audit)
     return Services(

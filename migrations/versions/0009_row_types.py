@@ -9,6 +9,15 @@ depends_on = None
 additive = True
 
 TYPES = {
+    "accepted_execution": (
+        "id text, org_id text, workflow_id text, version integer, user_id text, input_text text, labels_text text, "
+        "priority integer, ip_address text, user_agent text, request_id text, event_text text, audit_id text, "
+        "key text, fingerprint text, root_id text, retry_of text, forked_from text, parent_id text, "
+        "parent_path text, depth integer, control_text text, start_at timestamptz, queue_ttl double precision, "
+        "concurrency_key text, concurrency_limit integer, on_limit text, rate_key text, rate_limit integer, "
+        "rate_seconds double precision, worker_id text"
+    ),
+    "accepted_step": "id text, source_id text, path text",
     "recorded_execution": (
         "id text, owner text, epoch integer, write_no integer, status text, status_reason text, status_message text, "
         "progress integer, next_seq integer, recorded_at timestamptz, started_at timestamptz, "

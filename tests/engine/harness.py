@@ -85,8 +85,7 @@ class Engine:
     async def start(self, workflow_id: str, value: Any = None, **changes: Any) -> str:
         """Accept an execution; its id."""
         new = new_execution(workflow_id, value, **changes)
-        assert isinstance(await self.recorder.create(new), Accepted)
-        self.orchestrator.nudge()
+        assert isinstance(await self.orchestrator.accept(new), Accepted)
         return new.id
 
     async def submit(self, *steps: dict[str, Any], value: Any = None, **document: Any) -> str:

@@ -44,8 +44,7 @@ class Moments:
 
     async def start(self, workflow_id: str, execution_id: str, value: Any = None) -> None:
         """Accept an execution under an id known before."""
-        await self.running.recorder.create(new_execution(workflow_id, value, id=execution_id))
-        self.running.orchestrator.nudge()
+        await self.running.orchestrator.accept(new_execution(workflow_id, value, id=execution_id))
 
     async def send(self, execution_id: str, kind: str, payload: Any = None, topic: str | None = None) -> str:
         """Put mail into an inbox and ring for it; its id."""
@@ -59,17 +58,17 @@ class Moments:
             await self._connection.execute("SELECT pg_notify('stepstream_inbox', $1)", f":{execution_id}")
         return mail_id
 
-    async def _created(self, new: NewExecution) -> Accepted | AlreadyAccepted:
+    async def _created(self, new: NewExecution, worker_id: str | None = None) -> Accepted | AlreadyAccepted:
         if new.parent_id is not None:
             self.parents[new.id] = new.parent_id
             if act := self._starting.pop(new.parent_id, None):
                 await act()
-        accepted = await self._create(new)
+        accepted = await self._create(new, worker_id)
         await self._meet(new.id, "after", 1)
         return accepted
 
     async def _recorded(self, transition: Transition) -> RecordResult:
-        seq = transition.next_seq - 1
+        seq = transition.row.next_seq - 1
         await self._meet(transition.execution_id, "before", seq)
         result = await self._record(transition)
         if isinstance(result, Recorded | LeaseLost):

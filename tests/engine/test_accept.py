@@ -65,6 +65,37 @@ async def test_what_is_accepted_is_there_with_its_first_event_and_its_audit_row(
     )  # fmt: skip
 
 
+async def test_what_is_accepted_for_a_worker_with_a_lease_is_his_at_once(recorder, wire, database, workflow):
+    await database.execute(
+        "INSERT INTO workers (id, host, pid, incarnation, lease_until) VALUES ('w1', '', 1, '', now())"
+    )
+    anybodys, his, anothers = [new_execution(workflow, number) for number in range(3)]
+    answers = await asyncio.gather(
+        recorder.create(anybodys), recorder.create(his, "w1"), recorder.create(anothers, "w_gone")
+    )
+    assert [answer.owned for answer in answers] == [False, True, False]
+    rows = await database.fetch("SELECT id, owner, lease_epoch, has_slot, ready FROM executions")
+    assert {tuple(row) for row in rows} == {
+        (anybodys.id, None, 0, False, True),
+        (his.id, "w1", 1, True, False),
+        (anothers.id, None, 0, False, True),
+    }
+    await database.execute("UPDATE executions SET owner = NULL, has_slot = false, ready = true")
+
+
+async def test_whose_it_is_stays_unknown_when_the_answer_is_lost(recorder, wire, database, workflow):
+    """It strays then, and is handed back like all that a worker owns without knowing."""
+    await database.execute(
+        "INSERT INTO workers (id, host, pid, incarnation, lease_until) VALUES ('w1', '', 1, '', now())"
+    )
+    wire.lose(ACCEPT, after=True)
+    accepted = await recorder.create(new_execution(workflow), "w1")
+    assert isinstance(accepted, Accepted)
+    assert not accepted.owned
+    assert await database.fetchval("SELECT owner FROM executions") == "w1"
+    await database.execute("UPDATE executions SET owner = NULL, has_slot = false, ready = true")
+
+
 async def test_a_crowd_is_accepted_in_a_few_statements(recorder, wire, database, workflow):
     news = [new_execution(workflow, number) for number in range(200)]
     await together(recorder, wire, *news)

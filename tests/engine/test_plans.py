@@ -13,7 +13,7 @@ from tests.engine.harness import ORG, save_workflow
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
     for module, names in {
-        accept_sql: ("ACCEPT", "ACCEPTED", "KEPT_KEYS"),
+        accept_sql: ("ACCEPTED", "KEPT_KEYS"),
         record_sql: ("POSITIONS",),
         claim_sql: ("LOOK", "EXPIRED", "OVERFLOW", "CLAIM", "CALLED", "STRAYS", "RELEASE"),
         queue: ("STEPS", "MAIL", "UNREAD", "WITH_MAIL", "DEPTH"),
@@ -24,7 +24,8 @@ STATEMENTS = {
     for name in names
 }
 PARTS = {name: part for name, part in vars(record_sql).items() if isinstance(part, record_sql.Part)}
-RECORD = record_sql.statement(*record_sql.USUAL, *record_sql.RARE)
+RECORD = record_sql.statement(*record_sql.PARTS)
+STATEMENTS["accept_sql.ACCEPT"] = accept_sql.statement(keyed=True, carried=True)
 STATEMENTS |= {f"record_sql.{name}": record_sql.statement(part) for name, part in PARTS.items()} | {"all": RECORD}
 
 CLAIMING = [statement for name, statement in STATEMENTS.items() if name.startswith("claim_sql.")]
@@ -101,7 +102,7 @@ async def test_no_statement_of_the_engine_scans_a_table_empty_or_grown(explain):
 
 async def test_an_execution_and_a_workflow_are_found_by_their_whole_key(explain):
     await explain.grow()
-    assert {*record_sql.USUAL, *record_sql.RARE} == {*PARTS.values()}
+    assert {*record_sql.PARTS} == {*PARTS.values()}
     plan = await explain(RECORD)
     used = {(node.get("Relation Name", node.get("Alias")), node["Index Name"]) for node in plan if "Index Name" in node}
     assert used == {
@@ -109,6 +110,7 @@ async def test_an_execution_and_a_workflow_are_found_by_their_whole_key(explain)
         ("executions", "ix_executions_parent_id"),
         ("workflows", "pk_workflows"),
         ("execution_inbox", "pk_execution_inbox"),
+        ("workers", "pk_workers"),
     }
     # In the order of the arrays, which is that of the ids: two writers cannot wait for each other.
     locks = next(node for node in plan if node.get("Subplan Name") == "CTE w")

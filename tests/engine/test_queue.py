@@ -220,7 +220,7 @@ HANDED_BACK = [
 
 
 async def released(flow, queue, workers):
-    return await queue.release("w1", [])
+    return await queue.release("w1", list)
 
 
 async def retired(flow, queue, workers):
@@ -249,22 +249,43 @@ async def test_who_was_told_to_go_on_is_so_again_after_a_crash(queue, flow, stat
     mail = await flow.mail(execution_id)
     assert [claim.id for claim in await getattr(queue, call)("w1", 1)] == [execution_id]
     await flow.read(mail)
-    assert await queue.release("w1", []) == 1
+    assert await queue.release("w1", list) == 1
     assert await claimed(queue) == [execution_id]
 
 
 async def test_all_but_what_is_kept_is_handed_back(queue, add, database):
     kept, stray, other = await add(owner="w1"), await add(owner="w1"), await add(owner="w2")
-    assert await queue.release("w1", [kept, "exec_unknown"]) == 1
+    assert await queue.release("w1", lambda: {kept, "exec_unknown"}) == 1
     owners = {row["id"]: row["owner"] for row in await database.fetch("SELECT id, owner FROM executions")}
     assert owners == {kept: "w1", stray: None, other: "w2"}
-    assert await queue.release("w1", []) == 1
+    assert await queue.release("w1", list) == 1
+
+
+async def test_what_is_accepted_for_a_worker_while_it_looks_for_strays_is_none(queue, add, database):
+    """Who is told what is kept before he looks does not know of what comes in between."""
+    arrived = await add(owner="w1")
+    told = iter([[], [arrived]])
+    assert await queue.release("w1", lambda: next(told)) == 0
+    assert await database.fetchval("SELECT owner FROM executions WHERE id = $1", arrived) == "w1"
+    assert await queue.release("w1", list) == 1
+
+
+@pytest.mark.parametrize(("limit", "key"), [(0, None), (0, "k"), (2, None)])
+async def test_whether_somebody_waits_is_known_from_the_last_claim(flow, limit, key):
+    queue = flow.queue(user=limit)
+    assert (queue.limited, queue.nobody_waits) == (limit > 0, False)
+    for number, rest in ((0, False), (2, False), (4, True)):
+        for _ in range(number):
+            await flow.one(key=key, limit=2 if key else None)
+        await queue.claim("w1", 3)
+        # One more than there is room for, or than the limit allows.
+        assert queue.nobody_waits is not (rest or bool(number and (key or limit)))
 
 
 async def test_a_release_that_comes_late_does_not_take_away_what_was_claimed_since(queue, add, flow, database):
     execution_id = await add()
     (first,) = await queue.claim("w1", 1)
-    assert await queue.release("w1", []) == 1
+    assert await queue.release("w1", list) == 1
     (second,) = await queue.claim("w1", 1)
     assert (first.id, second.id, second.epoch) == (execution_id, execution_id, first.epoch + 1)
     async with database.connected(ENGINE) as connection:

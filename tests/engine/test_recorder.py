@@ -274,6 +274,7 @@ async def test_stopping_writes_what_is_under_way(recorder, wire, database, workf
 
 
 async def test_one_batch_rings_once_with_the_ids_it_wrote(recorder, wire, database, workflow, flushes):
+    await leased(database, "w1", "w2")
     ids = sorted([await owned(database, workflow) for _ in range(40)])
     rung = []
     async with database.connected() as listener:
@@ -282,6 +283,27 @@ async def test_one_batch_rings_once_with_the_ids_it_wrote(recorder, wire, databa
         await eventually(lambda: arrived(listener, rung, 2))
     assert flushes == [1, 40]
     assert rung == ["me:exec_unknown", f"me:{','.join(ids)}"]
+
+
+async def test_where_nobody_else_has_a_lease_nobody_is_rung_for(recorder, database, workflow):
+    await leased(database, "w1")
+    alone, later = await owned(database, workflow), await owned(database, workflow)
+    rung = []
+    async with database.connected() as listener:
+        await listener.add_listener("stepstream_events", lambda *args: rung.append(args[-1]))
+        await recorder.record(transition(alone))
+        await leased(database, "w2")
+        await recorder.record(transition(later))
+        await eventually(lambda: arrived(listener, rung, 1))
+    assert rung == [f"me:{later}"]
+
+
+async def leased(database, *workers):
+    await database.execute(
+        "INSERT INTO workers (id, host, pid, incarnation, lease_until) "
+        "SELECT id, '', 1, '', now() + interval '1 hour' FROM unnest($1::text[]) AS w(id)",
+        workers,
+    )
 
 
 async def arrived(listener, rung, number):
