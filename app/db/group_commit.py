@@ -1,8 +1,8 @@
 """Group commit: what arrives while one commit is in flight becomes the next batch. No timer.
 
 A lone item is written at once; under load batches grow by themselves, up to a bound. A batch that the database refuses
-is halved until the bad item is alone, so that its neighbours are written. The write runs in a task of its own: whoever
-waits may be cancelled without cutting a commit.
+is halved until the bad item is alone, so that its neighbours are written. The write runs in a task of its own and each
+item has a future of its own: whoever waits may be cancelled without cutting a commit, or anybody else.
 """
 
 import asyncio
@@ -42,20 +42,35 @@ class Refused(StepstreamError):
 
 
 class _Batch(Generic[Item, Result]):
-    """Items that are committed together, and the one answer that all who gave them wait for."""
+    """Items that are committed together, each with the future that its giver waits for or has left."""
 
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.bytes = 0
-        self.answer: asyncio.Future[Sequence[Result]] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answers: list[asyncio.Future[Result]] = []
 
     def has_room(self, size: int) -> bool:
         return len(self.items) < BATCH_ITEMS and self.bytes + size <= BATCH_BYTES
 
+    def add(self, item: Item, size: int) -> "asyncio.Future[Result]":
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.items.append(item)
+        self.bytes += size
+        self._answers.append(answer)
+        return answer
+
+    def end(self, results: Sequence[Result]) -> None:
+        for answer, result in zip(self._answers, results, strict=True):
+            if not answer.done():
+                answer.set_result(result)
+        self.over.set_result(None)
+
     def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # retrieved: nobody may be waiting any more
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(error)
+        self.over.set_result(None)
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -95,24 +110,24 @@ class GroupCommit(Generic[Item, Result]):
         while self._gathering:
             self._gathering.popleft().fail(_unwritten())
 
-    async def submit(self, item: Item) -> Result:
-        """The result of the item's commit; raises what `write` raised for its batch, Unavailable when stopping."""
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """The result of the item's commit, or what `write` raised for its batch; raises Unavailable when stopping.
+
+        Who cancels the future leaves: what was submitted is written all the same.
+        """
         if self._stopping:
             raise _unwritten()
         size = self._weigh(item)
         if not self._gathering or not self._gathering[-1].has_room(size):
             self._gathering.append(_Batch())
-        batch = self._newest = self._gathering[-1]
-        position = len(batch.items)
-        batch.items.append(item)
-        batch.bytes += size
+        self._newest = self._gathering[-1]
         self._arrived.set()
-        return (await asyncio.shield(batch.answer))[position]
+        return self._newest.add(item, size)
 
     async def settled(self) -> None:
         """Wait until all that was submitted so far is answered, though nobody may be waiting for it any more."""
         if self._newest is not None:
-            await asyncio.wait([self._newest.answer])
+            await asyncio.wait([self._newest.over])
 
     async def _run(self) -> None:
         while True:
@@ -128,11 +143,12 @@ class GroupCommit(Generic[Item, Result]):
     async def _flush(self, batch: _Batch[Item, Result]) -> None:
         started = clock.monotonic()
         try:
-            batch.answer.set_result(await self._commit(batch.items))
+            batch.end(await self._commit(batch.items))
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the answer
             batch.fail(error)
-        finally:
+        except asyncio.CancelledError:
             batch.fail(_unwritten())
+            raise
         self._on_flush(len(batch.items), clock.monotonic() - started)
 
     async def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:
