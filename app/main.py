@@ -14,6 +14,7 @@ from app.api.gate import Gate
 from app.api.openapi import describe
 from app.api.operations import operations
 from app.api.pagination import Cursors
+from app.api.route_index import RouteIndex
 from app.api.v1 import (
     api_keys,
     approvals,
@@ -94,6 +95,7 @@ def add_routes(app: FastAPI) -> None:
     ):
         app.include_router(resource, prefix=prefix)
     app.include_router(operations)
+    app.router.routes.insert(0, RouteIndex(app.routes))
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:

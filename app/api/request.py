@@ -7,7 +7,9 @@ from typing import Any
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
+from app.api.calls import Call
 from app.api.parameters import Parameters
 from app.api.strict_json import read_json
 from app.domain.errors import ConnectionLost, Problem, Problems, StepstreamError
@@ -64,6 +66,8 @@ def demand_media_type(request: Request, accepted: Collection[str]) -> str:
     if set(request.headers.getlist("content-encoding")) - {"identity"}:
         raise StepstreamError("The body is sent without Content-Encoding", code="unsupported_content_encoding")
     given = request.headers.getlist("content-type")
+    if given == [JSON] and JSON in accepted:
+        return JSON
     message = Message()
     message["content-type"] = given[0] if len(given) == 1 else ""
     kind, charset = message.get_content_type(), message.get_content_charset("utf-8")
@@ -74,23 +78,33 @@ def demand_media_type(request: Request, accepted: Collection[str]) -> str:
 
 
 class StrictRoute(APIRoute):
-    """A route that takes the parameters it declares, and reads its body strictly."""
+    """A route that takes the parameters it declares, and reads its body strictly.
+
+    `call` is None for a route that only FastAPI can call.
+    """
+
+    call: Call | None
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        parameters = Parameters.of(self.dependant)
-        needs_body = self.body_field is not None and self.body_field.field_info.is_required()
-        reads_only = self.methods in ({"GET"}, {"HEAD"})
+        self.call = Call.of(self.dependant)
+        self._handle = super().get_route_handler() if self.call is None else self.call.answer
+        self._parameters = Parameters.of(self.dependant)
+        self._needs_body = self.body_field is not None and self.body_field.field_info.is_required()
+        self._reads_only = self.methods in ({"GET"}, {"HEAD"})
 
         async def strict(request: Request) -> Response:
-            request = StrictRequest(request.scope, request.receive)
-            request.needs_body = needs_body
-            request.refusal = parameters.refusal(request.query_params)
-            try:
-                return await handle(request)
-            except ConnectionLost:
-                if not reads_only:
-                    raise
-                return await handle(request)  # on another connection, and nobody has noticed
+            return await self.answer(request.scope, request.receive)
 
         return strict
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """What the route answers to a request for it."""
+        request = StrictRequest(scope, receive)
+        request.needs_body = self._needs_body
+        request.refusal = self._parameters.refusal(request.query_params)
+        try:
+            return await self._handle(request)
+        except ConnectionLost:
+            if not self._reads_only:
+                raise
+            return await self._handle(request)  # on another connection, and nobody has noticed
