@@ -36,11 +36,11 @@ class Cursors:
         if cursor is None:
             return None
         try:
-            raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-            mac, position = raw[:_MAC_BYTES], raw[_MAC_BYTES:].decode()
+            position = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))[_MAC_BYTES:].decode()
         except ValueError:
-            mac, position = b"", ""
-        if not hmac.compare_digest(mac, self._mac(position, scope)):
+            position = ""
+        # All of it is compared, not what it decodes to: a cursor has one spelling.
+        if not hmac.compare_digest(cursor.encode(), self.make(position, scope).encode()):
             detail = "The cursor was not made by this list"
             raise Problems(detail, [Problem("invalid_cursor", detail, "query:cursor")], code="invalid_cursor")
         return position
