@@ -12,9 +12,13 @@ import psutil
 
 from app import clock
 from app.bench.results import Outcome
+from app.bench.scenarios.growth import growth
 from app.bench.scenarios.latency import latency
+from app.bench.scenarios.memory import memory
 from app.bench.scenarios.steps import fan_out, sequences
+from app.bench.scenarios.streaming import streaming
 from app.bench.scenarios.throughput import throughput
+from app.bench.scenarios.waiting import waiting
 from app.bench.sizes import Sizes
 from app.bench.testbed import SERVER_SETTINGS, Tell, Testbed, testbed
 
@@ -25,6 +29,10 @@ SCENARIOS: Mapping[str, Scenario] = {
     "latency": latency,
     "sequences": sequences,
     "fan-out": fan_out,
+    "streaming": streaming,
+    "memory": memory,
+    "growth": growth,
+    "waiting": waiting,
 }
 
 _LIBRARIES = ("stepstream", "asyncpg", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "orjson", "pydantic")

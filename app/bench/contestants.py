@@ -38,7 +38,7 @@ class OverHttp:
         self.name = name
         self.ledger = ledger
         self.pids = pids
-        self._client = client
+        self.client = client
 
     async def for_seconds(self, shape: Shape, at_once: int, seconds: float) -> Load:
         return await for_seconds(self.run_one, shape, at_once, seconds)
@@ -55,7 +55,7 @@ class Rest(OverHttp):
 
     async def run_one(self, shape: Shape) -> None:
         body = f'{{"workflow_id":"{shape.workflow_id}"}}'.encode()
-        status, answer = await self._client.ask("POST", "/api/v1/executions", body, "prefer: wait=60\r\n")
+        status, answer = await self.client.ask("POST", "/api/v1/executions", body, "prefer: wait=60\r\n")
         if status != 200 or _COMPLETED not in answer:
             raise RunFailed(f"A run of {shape.name} over REST: {status} {answer[:500].decode(errors='replace')}")
 
@@ -64,12 +64,12 @@ class LimitOverHttp(OverHttp):
     """The limit behind a bare POST and a GET that waits."""
 
     async def run_one(self, shape: Shape) -> None:
-        status, answer = await self._client.ask(
+        status, answer = await self.client.ask(
             "POST", "/executions", f'{{"workflow_id":"{shape.workflow_id}"}}'.encode()
         )
         if status == 201:
             execution_id = answer[answer.index(b"exec_") :].partition(b'"')[0].decode()
-            status, answer = await self._client.ask("GET", f"/executions/{execution_id}/wait")
+            status, answer = await self.client.ask("GET", f"/executions/{execution_id}/wait")
         if status != 200 or _COMPLETED not in answer:
             raise RunFailed(f"A run of {shape.name} by the limit: {status} {answer[:500].decode(errors='replace')}")
 

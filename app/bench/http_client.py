@@ -61,7 +61,7 @@ class HttpClient:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         sent = {"host": f"{self.host}:{self.port}", "content-type": "application/json", **(headers or {})}
-        self._head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+        self.head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
         self._free: deque[_Connection] = deque()
 
     async def ask(self, method: str, path: str, body: bytes = b"", more: str = "") -> tuple[int, bytes]:
@@ -70,7 +70,7 @@ class HttpClient:
         if connection is None or connection.closed:
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(_Connection, self.host, self.port)
-        head = f"{method} {path} HTTP/1.1\r\n{self._head}{more}content-length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\n{self.head}{more}content-length: {len(body)}\r\n\r\n"
         answer = await connection.ask(head.encode() + body)
         self._free.append(connection)
         return answer

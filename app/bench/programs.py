@@ -14,6 +14,7 @@ import uvicorn
 
 from app import clock
 from app.bench.limit.execution import Execution
+from app.bench.limit.fan_out import make_app as make_fan_out
 from app.bench.limit.record import Record
 from app.bench.limit.web import make_app
 from app.bench.load import RunOne, for_seconds, one_by_one
@@ -53,10 +54,16 @@ async def limit_over_http(settings: Settings) -> None:
     await _serve(make_app(_database(settings)))
 
 
+async def fan_out(_settings: Settings) -> None:
+    """Serve the bare fan-out on a free port of this machine; tells the port."""
+    await _serve(make_fan_out())
+
+
 PROGRAMS: dict[str, Callable[[Settings], Awaitable[None]]] = {
     "engine": engine,
     "limit": limit,
     "limit-over-http": limit_over_http,
+    "fan-out": fan_out,
 }
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 _STYLES = {"goal": "green", "floor": "yellow", "below": "red"}
-_WORDS = {"goal": "goal", "floor": "above the floor", "below": "below the floor"}
+_WORDS = {"goal": "goal", "floor": "short of the goal", "below": "below the floor"}
 
 
 def show(console: Console, record: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def _cells(result: dict[str, Any]) -> list[Text]:
         Text("" if result["limit"] is None else f"{figure(result['limit'])} {unit}"),
         Text("" if result["ratio"] is None else f"{result['ratio']:.2f}", style=_STYLES.get(result["verdict"], "")),
         Text("" if wanted is None else f"{bound}{wanted['goal']:g}{judged}"),
-        Text("" if wanted is None else f"{bound}{wanted['floor']:g}{judged}"),
+        Text("" if wanted is None or wanted["floor"] is None else f"{bound}{wanted['floor']:g}{judged}"),
         Text(_WORDS.get(result["verdict"], "") or result["note"], style=_STYLES.get(result["verdict"], "dim")),
     ]
 

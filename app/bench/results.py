@@ -1,11 +1,12 @@
 """What came out: a figure, the limit's beside it, and what the project wants of their ratio."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from app.bench.figures import middle
 
+Name = TypeVar("Name", bound=Hashable)
 Verdict = Literal["goal", "floor", "below"]
 
 
@@ -14,16 +15,17 @@ class Wanted:
     """What a ratio, or a value where there is no limit, should reach."""
 
     goal: float
-    floor: float
+    floor: float | None
     higher: bool = False
 
     def verdict(self, value: float) -> Verdict:
         """Whether the goal is reached, or the floor at least."""
-        for level in ("goal", "floor"):
-            bound = self.goal if level == "goal" else self.floor
-            if value >= bound if self.higher else value <= bound:
-                return "goal" if level == "goal" else "floor"
-        return "below"
+        if self._reaches(value, self.goal):
+            return "goal"
+        return "floor" if self.floor is None or self._reaches(value, self.floor) else "below"
+
+    def _reaches(self, value: float, bound: float) -> bool:
+        return value >= bound if self.higher else value <= bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ def against(
     return Result(name, unit, middle(ours), middle(limit), middle(ratios), wanted, note)
 
 
-async def in_rounds(rounds: int, turns: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, list[Any]]:
+async def in_rounds(rounds: int, turns: Mapping[Name, Callable[[], Awaitable[Any]]]) -> dict[Name, list[Any]]:
     """Everybody's turns, one after the other, in the opposite order every second round."""
-    measured: dict[str, list[Any]] = {name: [] for name in turns}
+    measured: dict[Name, list[Any]] = {name: [] for name in turns}
     for number in range(rounds):
         names = list(turns)
         for name in names if number % 2 == 0 else reversed(names):

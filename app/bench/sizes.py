@@ -16,6 +16,16 @@ class Sizes:
     sequence_runs: int
     fan_out_runs: int
     item_rounds: int
+    subscribers: tuple[int, ...]
+    stream_rounds: int
+    stream_ticks: int
+    history: int
+    growth_rounds: int
+    reads: int
+    waiting: int
+    woken: int
+    idle_seconds: float
+    crowd: int
 
 
 QUICK = Sizes(
@@ -28,6 +38,16 @@ QUICK = Sizes(
     sequence_runs=3,
     fan_out_runs=5,
     item_rounds=1,
+    subscribers=(1, 100),
+    stream_rounds=1,
+    stream_ticks=10,
+    history=10_000,
+    growth_rounds=1,
+    reads=10,
+    waiting=1_000,
+    woken=5,
+    idle_seconds=3.0,
+    crowd=500,
 )
 FULL = Sizes(
     rounds=5,
@@ -39,6 +59,16 @@ FULL = Sizes(
     sequence_runs=10,
     fan_out_runs=20,
     item_rounds=3,
+    subscribers=(1, 10, 100, 1000),
+    stream_rounds=3,
+    stream_ticks=20,
+    history=1_000_000,
+    growth_rounds=5,
+    reads=30,
+    waiting=100_000,
+    woken=50,
+    idle_seconds=20.0,
+    crowd=1_000,
 )
 TINY = Sizes(
     rounds=1,
@@ -50,5 +80,15 @@ TINY = Sizes(
     sequence_runs=1,
     fan_out_runs=1,
     item_rounds=1,
+    subscribers=(2,),
+    stream_rounds=1,
+    stream_ticks=2,
+    history=100,
+    growth_rounds=1,
+    reads=2,
+    waiting=100,
+    woken=2,
+    idle_seconds=0.1,
+    crowd=5,
 )
 """For trying the benchmark itself: its figures mean nothing."""

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from app.bench.children import Child, running
@@ -20,22 +22,25 @@ from app.embedded import EmbeddedPostgres
 from app.services.identity import FIRST_ORG
 
 SERVER_SETTINGS: Mapping[str, str] = {
+    "STEPSTREAM_MAX_RUNNING": "5000",
     "STEPSTREAM_MAX_RUNNING_PER_USER": "0",
     "STEPSTREAM_MAX_REQUEST_RATE": "0",
     "STEPSTREAM_MAX_STREAMS_PER_USER": "0",
     "STEPSTREAM_MAX_STREAMS_PER_ORG": "0",
 }
-"""Limits that are meant for people, lifted; all else is as it is delivered."""
+"""Limits that are meant for people or for sparing a machine, lifted; all else is as it is delivered."""
 
-ADD_WORKFLOW = "INSERT INTO workflows (org_id, id, name, latest_version, published_version) VALUES ($1, $2, $2, 1, 1)"
-ADD_VERSION = "INSERT INTO workflow_versions (org_id, workflow_id, version, definition) VALUES ($1, $2, 1, $3)"
+_ADD_WORKFLOW = "INSERT INTO workflows (org_id, id, name, latest_version, published_version) VALUES ($1, $2, $2, 1, 1)"
+_ADD_VERSION = "INSERT INTO workflow_versions (org_id, workflow_id, version, definition) VALUES ($1, $2, 1, $3)"
+_READY = r'"url": ?"(http://[^"]+)".*"event": ?"ready"'
 
+Made = TypeVar("Made")
 Tell = Callable[[str], None]
 """Told what is being done, for who waits."""
 
 
 class Testbed:
-    """Databases and processes, all gone at the end of `stack`."""
+    """Databases and processes, all gone at the end of `stack`. Each is made when it is first asked for."""
 
     __test__ = False
 
@@ -46,9 +51,8 @@ class Testbed:
         self._stack = stack
         self._databases: dict[str, Ledger] = {}
         self._installed: set[str] = set()
-        self._rests: dict[str, Rest] = {}
-        self._programs: dict[str, InProcess] = {}
-        self._limits_over_http: dict[str, LimitOverHttp] = {}
+        self._stacks: dict[str, AsyncExitStack] = {}
+        self._processes: dict[tuple[str, str], Any] = {}
 
     @property
     def postmaster(self) -> int:
@@ -60,62 +64,47 @@ class Testbed:
         return Referee({"postgres": [self.postmaster], "client": [os.getpid()]})
 
     async def database(self, name: str) -> Ledger:
-        """A database, made when it is first asked for, with a connection of its superuser's."""
+        """A database, with a connection of its superuser's."""
         if name not in self._databases:
-            maintenance = await self._connected(self.postgres.admin_url)
+            maintenance = await self.connected(self.postgres.admin_url)
             await maintenance.execute(f'CREATE DATABASE "{name}"')
-            url = self.url(name)
-            self._databases[name] = Ledger(url, await self._connected(url))
+            self._databases[name] = Ledger(self.url(name), await self.connected(self.url(name)))
         return self._databases[name]
 
     def url(self, name: str) -> str:
         """The superuser's way into a database."""
         return urlsplit(self.postgres.admin_url)._replace(path=f"/{name}").geturl()
 
+    async def connected(self, url: str) -> DriverConnection:
+        """A connection that lasts as long as all this."""
+        connection = await connect(url, "bench", command_timeout=None)
+        self._stack.push_async_callback(connection.close)
+        return connection
+
     async def installation(self, name: str) -> Ledger:
-        """A migrated database with the workflows of all shapes, made when it is first asked for."""
+        """A migrated database with the workflows of all shapes."""
         ledger = await self.database(name)
         if name not in self._installed:
             self._installed.add(name)
             self.tell(f"Migrating the database {name}")
-            await self.command(name, "migrate")
+            await self._command(name, "migrate")
             for shape in SHAPES.values():
-                await ledger.connection.execute(ADD_WORKFLOW, FIRST_ORG, shape.workflow_id)
-                await ledger.connection.execute(ADD_VERSION, FIRST_ORG, shape.workflow_id, encode(shape.document()))
+                await add_workflow(ledger, shape.workflow_id, shape.document())
         return ledger
 
-    async def command(self, database: str, *arguments: str) -> str:
-        """What a command of ours prints."""
-        async with running(self.directory, self.environment(database), *arguments) as child:
-            return await child.output()
+    async def rest(self, database: str = "rest", name: str = "rest") -> Rest:
+        """The real server on an installation; with other names there are several on one."""
 
-    def environment(self, database: str, **more: str) -> dict[str, str]:
-        """The settings of a process of ours."""
-        return {
-            "DATABASE_URL": self.url(database),
-            "STEPSTREAM_DATA_DIR": str(self.directory / "installation"),
-            "STEPSTREAM_LOG_FORMAT": "json",
-            **SERVER_SETTINGS,
-            **more,
-        }
-
-    async def child(self, database: str, *arguments: str, **settings: str) -> Child:
-        """A process of ours, started; it is not ready yet."""
-        return await self._stack.enter_async_context(
-            running(self.directory, self.environment(database, **settings), *arguments)
-        )
-
-    async def rest(self, database: str = "rest") -> Rest:
-        """The real server on an installation, started when it is first asked for."""
-        if database not in self._rests:
+        async def start() -> Rest:
             ledger = await self.installation(database)
             self.tell(f"Starting the server on the database {database}")
-            token = (await self.command(database, "token")).strip()
-            child = await self.child(database, "serve", "--port", "0")
-            url = (await child.says(r'"url": ?"(http://[^"]+)".*"event": ?"ready"'))[1]
-            client = self._client(url, {"authorization": f"Bearer {token}"})
-            self._rests[database] = Rest("rest", ledger, [child.pid], client)
-        return self._rests[database]
+            token = (await self._command(database, "token")).strip()
+            child = await self._child(database, "serve", "--port", "0")
+            client = HttpClient((await child.says(_READY))[1], {"authorization": f"Bearer {token}"})
+            self._stacks[database].callback(client.close)
+            return Rest(name, ledger, [child.pid], client)
+
+        return await self._once(database, name, start)
 
     async def engine(self, database: str = "engine") -> InProcess:
         """The engine without HTTP, on an installation."""
@@ -128,31 +117,76 @@ class Testbed:
 
     async def limit_over_http(self, database: str = "limit_http") -> LimitOverHttp:
         """The limit behind HTTP."""
-        if database not in self._limits_over_http:
+
+        async def start() -> LimitOverHttp:
             ledger = await self.database(database)
-            child = await self.child(database, "bench-program", "limit-over-http")
-            client = self._client(f"http://127.0.0.1:{(await child.answer())['port']}")
-            self._limits_over_http[database] = LimitOverHttp("limit over HTTP", ledger, [child.pid], client)
-        return self._limits_over_http[database]
+            child, client = await self._serving(database, "limit-over-http")
+            return LimitOverHttp("limit over HTTP", ledger, [child.pid], client)
+
+        return await self._once(database, "limit-over-http", start)
+
+    async def fan_out(self) -> HttpClient:
+        """The bare fan-out of texts to WebSockets; a client for it."""
+
+        async def start() -> HttpClient:
+            await self.database("commits")
+            return (await self._serving("commits", "fan-out"))[1]
+
+        return await self._once("commits", "fan-out", start)
+
+    async def stop(self, database: str) -> None:
+        """End the processes of ours that use a database."""
+        if database in self._stacks:
+            await self._stacks.pop(database).aclose()
+            self._processes = {key: kept for key, kept in self._processes.items() if key[0] != database}
 
     async def _program(self, name: str, database: str) -> InProcess:
-        if database not in self._programs:
+        async def start() -> InProcess:
             self.tell(f"Starting the program {name} on the database {database}")
             ledger = await self.database(database)
-            child = await self.child(database, "bench-program", name)
+            child = await self._child(database, "bench-program", name)
             await child.answer()
-            self._programs[database] = InProcess(name, ledger, child)
-        return self._programs[database]
+            return InProcess(name, ledger, child)
 
-    def _client(self, url: str, headers: dict[str, str] | None = None) -> HttpClient:
-        client = HttpClient(url, headers)
-        self._stack.callback(client.close)
-        return client
+        return await self._once(database, name, start)
 
-    async def _connected(self, url: str) -> DriverConnection:
-        connection = await connect(url, "bench", command_timeout=None)
-        self._stack.push_async_callback(connection.close)
-        return connection
+    async def _serving(self, database: str, program: str) -> tuple[Child, HttpClient]:
+        child = await self._child(database, "bench-program", program)
+        client = HttpClient(f"http://127.0.0.1:{(await child.answer())['port']}")
+        self._stacks[database].callback(client.close)
+        return child, client
+
+    async def _once(self, database: str, name: str, start: Callable[[], Awaitable[Made]]) -> Made:
+        key = (database, name)
+        if key not in self._processes:
+            self._processes[key] = await start()
+        made: Made = self._processes[key]
+        return made
+
+    async def _child(self, database: str, *arguments: str) -> Child:
+        if database not in self._stacks:
+            self._stacks[database] = AsyncExitStack()
+            self._stack.push_async_callback(self.stop, database)
+        running_child = running(self.directory, self._environment(database), *arguments)
+        return await self._stacks[database].enter_async_context(running_child)
+
+    async def _command(self, database: str, *arguments: str) -> str:
+        async with running(self.directory, self._environment(database), *arguments) as child:
+            return await child.output()
+
+    def _environment(self, database: str) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self.url(database),
+            "STEPSTREAM_DATA_DIR": str(self.directory / "installation"),
+            "STEPSTREAM_LOG_FORMAT": "json",
+            **SERVER_SETTINGS,
+        }
+
+
+async def add_workflow(ledger: Ledger, workflow_id: str, document: dict[str, Any]) -> None:
+    """Save and publish a workflow of the first organisation's."""
+    await ledger.connection.execute(_ADD_WORKFLOW, FIRST_ORG, workflow_id)
+    await ledger.connection.execute(_ADD_VERSION, FIRST_ORG, workflow_id, encode(document))
 
 
 @asynccontextmanager
@@ -162,6 +196,7 @@ async def testbed(tell: Tell) -> AsyncIterator[Testbed]:
     postgres = EmbeddedPostgres(directory / "postgres")
     try:
         tell("Starting Postgres")
+        _raise_descriptors()
         (directory / "installation").mkdir(mode=0o700)
         await asyncio.to_thread(postgres.start)
         async with AsyncExitStack() as stack:
@@ -169,3 +204,11 @@ async def testbed(tell: Tell) -> AsyncIterator[Testbed]:
     finally:
         await asyncio.to_thread(postgres.stop_if_last)
         await asyncio.to_thread(shutil.rmtree, directory)
+
+
+def _raise_descriptors() -> None:
+    """A thousand subscribers are a thousand sockets, here and in the processes that this one starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(hard, 8192)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

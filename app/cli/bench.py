@@ -22,7 +22,7 @@ from app.cli.failures import CommandFailed
 from app.cli.stopping import StopSignals, run_until_stopped
 from app.logs import configure_logs
 
-QUICK_SCENARIOS = ("throughput", "latency", "sequences", "fan-out")
+QUICK_SCENARIOS = ("throughput", "latency", "sequences", "fan-out", "streaming", "memory")
 
 
 def bench(only: str | None, json_file: Path | None, *, quick: bool) -> int:
