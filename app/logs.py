@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TextIO
 
+import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _HEAD = ("execution_id", "scope", "level", "event", "timestamp", "exception")
-_JSON = json.JSONEncoder(default=repr)
 _STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 _run = structlog.get_logger("run")
@@ -62,7 +62,10 @@ def configure_logs(form: Literal["human", "json"], level: str) -> None:
 
 def json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """One JSON object."""
-    return _JSON.encode(event)
+    try:
+        return orjson.dumps(event, default=repr).decode()
+    except TypeError:  # text that is no Unicode, a number of more than 64 bits, a key that is no text
+        return json.dumps(event, default=repr)
 
 
 def human_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

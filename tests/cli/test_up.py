@@ -270,7 +270,7 @@ async def test_sigterm_lets_what_runs_finish_once() -> None:
                 execution_id = await start(http, calling(outside))
             await outside.until(lambda: bool(outside.held))
             process.send(signal.SIGTERM)
-            await process.says('"event": "stopping"')
+            await process.says('"event":"stopping"')
             outside.release()
             assert await process.ends() == 0
         async with stepstream("up", "--data-dir", data_dir, "--port", "0", **outside.environment) as process:
@@ -291,7 +291,7 @@ async def test_a_second_signal_ends_the_process_at_once() -> None:
                 await start(http, calling(outside))
             await outside.until(lambda: bool(outside.held))
             process.send(signal.SIGTERM)
-            await process.says('"event": "stopping"')
+            await process.says('"event":"stopping"')
             assert await process.stops(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
