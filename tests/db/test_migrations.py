@@ -30,7 +30,7 @@ from app.domain.errors import Unavailable
 from tests.database import Database, Server, embedded_server, password_for
 
 ROOT = Path(__file__).parents[2]
-ALL = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"]
+ALL = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"]
 
 # What a schema consists of, apart from CHECKs and triggers, which only migrations make.
 SCHEMA = """

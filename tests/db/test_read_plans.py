@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,14 +22,16 @@ from tests.database import Database
 
 ORG, WORKFLOW, USER, RUN = "org_a", "wf_org_a", "user_org_a", "exec_00000500"
 APPROVAL = {"execution_id": RUN, "id": f"appr_{RUN}"}
+OLDEST = datetime(2026, 1, 1, tzinfo=UTC)
 FAR_BEHIND = 100
 """Rows that may be read in vain."""
 
 GROW = """
-INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, status, fingerprint, retry_of)
+INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, status, fingerprint, retry_of,
+                        created_at)
   SELECT id, CASE WHEN g % 10 = 1 THEN before ELSE id END, 'org_a', 'wf_org_a', 1, 'user_org_a',
          CASE WHEN g % 50 = 0 THEN 'FAILED' ELSE 'COMPLETED' END, CASE WHEN g % 50 = 0 THEN 'f' || g END,
-         CASE WHEN g % 10 = 1 THEN before END
+         CASE WHEN g % 10 = 1 THEN before END, timestamptz '2026-01-01 00:00Z' + g * interval '1 minute'
     FROM (SELECT g, 'exec_' || lpad(g::text, 8, '0') AS id, 'exec_' || lpad((g - 1)::text, 8, '0') AS before
             FROM generate_series(1, 10000) g) x;
 INSERT INTO execution_steps (execution_id, path, org_id, epoch, step_number, name, type, status, attempt, failures,
@@ -51,6 +54,21 @@ READS: dict[str, Any] = {
     "a page": lambda on: executions.page(on, ORG, ExecutionFilter(), before=None, limit=51),
     "a page of a workflow": lambda on: executions.page(
         on, ORG, ExecutionFilter(workflow_id=WORKFLOW), before="x", limit=51
+    ),
+    **{
+        f"what is {status}": lambda on, status=status: executions.page(
+            on, ORG, ExecutionFilter(statuses=frozenset({status})), before=None, limit=51
+        )
+        for status in ("PENDING", "RUNNING", "WAITING", "PAUSED", "CANCELLING", "FAILED", "CANCELLED")
+    },
+    "what is waiting of a workflow": lambda on: executions.page(
+        on, ORG, ExecutionFilter(statuses=frozenset({"WAITING", "PAUSED"}), workflow_id=WORKFLOW), before=None, limit=51
+    ),
+    "what is new": lambda on: executions.page(
+        on, ORG, ExecutionFilter(created_after=OLDEST + timedelta(minutes=9_990)), before=None, limit=51
+    ),
+    "what is old": lambda on: executions.page(
+        on, ORG, ExecutionFilter(created_before=OLDEST + timedelta(minutes=10)), before=None, limit=51
     ),
     "lineage": lambda on: executions.family(on, ORG, RUN, 200),
     "steps": lambda on: executions.steps_of(on, ORG, RUN),

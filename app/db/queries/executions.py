@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, and_, func, or_, select, tuple_, union
+from sqlalchemy import Boolean, ColumnElement, Executable, and_, func, literal_column, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.tables import execution_steps as steps
 from app.db.tables import executions as table
 from app.db.tables import step_attempts as attempts
+from app.db.tables.executions import HAS_RARE_STATUS
+from app.domain.states import ExecutionStatus
 
 Row = Mapping[str, Any]
 """A row by column name; JSON payloads are texts."""
@@ -23,6 +25,7 @@ _ENGINE = {
 }  # fmt: skip
 SHOWN = [column for column in table.c if column.name not in _CLIENT | _ENGINE]
 WHOLE = [column for column in table.c if column.name not in _CLIENT]
+RARE_STATUSES = frozenset(ExecutionStatus) - {ExecutionStatus.RUNNING, ExecutionStatus.COMPLETED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class ExecutionFilter:
         found: list[ColumnElement[bool]] = [table.c.org_id == org_id]
         if self.statuses:
             found.append(table.c.status.in_(self.statuses))
+            if self.statuses <= RARE_STATUSES:
+                found.append(literal_column(HAS_RARE_STATUS, Boolean))  # what its index holds
         if self.workflow_id is not None:
             found.append(table.c.workflow_id == self.workflow_id)
         if self.created_after is not None:
