@@ -6,7 +6,8 @@ of 1012, 4401 and 4408 ends with the seq to resume from.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 from pydantic import ValidationError
@@ -16,15 +17,16 @@ from app.api.strict_json import read_json
 from app.api.v1.schemas.control import ControlRequest
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
-from app.domain.changes import Event
 from app.domain.errors import StepstreamError, Unauthenticated
 from app.domain.mail import MailKind
 from app.services import Services
 from app.streaming.pace import paced
-from app.streaming.wire import envelope_text
+from app.streaming.wire import WireEvent
 
 SUBPROTOCOL = "stepstream.v1"
 SEND_SECONDS = 10.0
+"""What a reader gets for SENT_AT_ONCE events."""
+SENT_AT_ONCE = 32
 RECHECK_SECONDS = 10.0
 MAX_MESSAGES_PER_RECHECK = 100
 
@@ -51,7 +53,7 @@ class StreamSession:
         self._cursor = after
         self._received = 0
 
-    async def run(self, batches: AsyncGenerator[Sequence[Event], None]) -> None:
+    async def run(self, batches: AsyncGenerator[Sequence[WireEvent], None]) -> None:
         """Send events and listen at the same time; whichever ends first ends the session."""
         sending = asyncio.create_task(self._send_all(batches))
         listening = asyncio.create_task(self._listen())
@@ -63,7 +65,7 @@ class StreamSession:
             await asyncio.wait({sending, listening})
         await self._close(self._reason(sending) or self._reason(listening))
 
-    async def _send_all(self, batches: AsyncGenerator[Sequence[Event], None]) -> None:
+    async def _send_all(self, batches: AsyncGenerator[Sequence[WireEvent], None]) -> None:
         pace = paced(batches, RECHECK_SECONDS, self._services.streams.draining)
         loop = asyncio.get_running_loop()
         checked = loop.time()
@@ -72,18 +74,24 @@ class StreamSession:
                 if loop.time() - checked >= RECHECK_SECONDS:
                     await self._recheck()
                     checked = loop.time()
-                for event in batch or ():
-                    await self._send(envelope_text(self._execution_id, event))
-                    self._cursor = event.seq
+                for start in range(0, len(batch or ()), SENT_AT_ONCE):
+                    await self._send_events((batch or ())[start : start + SENT_AT_ONCE])
         finally:
             await pace.aclose()
         if self._services.streams.draining.is_set():
             raise CloseSocket(1012, f"server stops; resume after {self._cursor}")
 
-    async def _send(self, text: str) -> None:
+    async def _send_events(self, events: Sequence[WireEvent]) -> None:
+        async with self._in_time():
+            for event in events:
+                await self._websocket.send_text(event.text)
+                self._cursor = event.seq
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await self._websocket.send_text(text)
+                yield
         except TimeoutError as error:
             raise CloseSocket(4408, f"reader too slow; resume after {self._cursor}") from error
 
@@ -118,7 +126,8 @@ class StreamSession:
             message = None
         match message:
             case {"op": "ping", **rest} if not rest:
-                await self._send('{"op":"pong"}')
+                async with self._in_time():
+                    await self._websocket.send_text('{"op":"pong"}')
             case {"op": "cancel", **rest} if self._caller.principal.allows(Permission.EXECUTIONS_CONTROL):
                 await self._cancel(rest)
             case _:

@@ -11,6 +11,7 @@ from app.auth.principal import Caller
 from app.db.queries.executions import Row
 from app.domain.changes import Event
 from app.domain.events import EventData
+from app.streaming.wire import WireEvent
 
 _BLANK: Mapping[str, str | None] = {
     "input_data": "null",
@@ -50,6 +51,15 @@ def events_shown(caller: Caller, events: Sequence[Event]) -> Sequence[Event]:
     if may_read(caller):
         return events
     return [_event_shown(event) for event in events]
+
+
+def stream_shown(caller: Caller, events: Sequence[WireEvent]) -> Sequence[WireEvent]:
+    """Events on their way as the caller may see them; those that tell no payload stay the same ones."""
+    if may_read(caller):
+        return events
+    return [
+        WireEvent(each.execution_id, _event_shown(each.event)) if each.type in _SAID else each for each in events
+    ]  # fmt: skip
 
 
 def _event_shown(event: Event) -> Event:

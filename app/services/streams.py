@@ -11,11 +11,12 @@ from app.domain.errors import Problem, Problems
 from app.domain.states import ExecutionStatus
 from app.engine.ports import EventLog
 from app.services.executions import there
-from app.services.payloads import events_shown
+from app.services.payloads import events_shown, stream_shown
 from app.streaming.hub import EndWatch, Hub
 from app.streaming.places import StreamPlaces
 from app.streaming.session import follow
 from app.streaming.waiting import end_of
+from app.streaming.wire import WireEvent
 
 
 class Streams:
@@ -58,12 +59,12 @@ class Streams:
 
     async def follow(
         self, caller: Caller, execution_id: str, after: int, status: ExecutionStatus
-    ) -> AsyncGenerator[Sequence[Event], None]:
+    ) -> AsyncGenerator[Sequence[WireEvent], None]:
         """Batches of events with seq > after, live, until the terminal one; `status` is what `check` answered."""
         events = follow(self._hub, self._log, caller.org_id, execution_id, after, ended=status.terminal)
         async with aclosing(events) as batches:
             async for batch in batches:
-                yield events_shown(caller, batch)
+                yield stream_shown(caller, batch)
 
     @contextmanager
     def watching_end(self, execution_id: str) -> Iterator[EndWatch]:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from app.domain.changes import Event
 from app.domain.events import TERMINAL_TYPES
+from app.streaming.wire import WireEvent
 
 QUEUE_LIMIT = 256
 
@@ -21,11 +22,11 @@ class Subscription:
     def __init__(self, hub: "Hub", execution_id: str) -> None:
         self._hub = hub
         self.execution_id = execution_id
-        self._queue: deque[Event] = deque()
+        self._queue: deque[WireEvent] = deque()
         self._stale = False
         self._arrived = asyncio.Event()
 
-    def offer(self, events: Sequence[Event]) -> None:
+    def offer(self, events: Sequence[WireEvent]) -> None:
         """Queue events; too many, and the queue is dropped in favour of a read from the log."""
         if len(self._queue) + len(events) > QUEUE_LIMIT:
             self.invalidate()
@@ -39,7 +40,7 @@ class Subscription:
         self._stale = True
         self._arrived.set()
 
-    async def take(self) -> list[Event] | None:
+    async def take(self) -> list[WireEvent] | None:
         """Wait for events; None: read the log from your cursor instead."""
         await self._arrived.wait()
         self._arrived.clear()
@@ -71,7 +72,7 @@ class EndWatch:
         self.execution_id = execution_id
         self._word: asyncio.Future[Word] = asyncio.get_running_loop().create_future()
 
-    def offer(self, events: Sequence[Event]) -> None:
+    def offer(self, events: Sequence[WireEvent]) -> None:
         """Hear events; only a terminal one counts."""
         if events[-1].type in TERMINAL_TYPES:
             self._tell(Word.ENDED)
@@ -123,8 +124,9 @@ class Hub:
         subscribers = self._subscriptions.get(execution_id)
         if subscribers and events:
             self._published[execution_id] = events[-1].seq
+            told = [WireEvent(execution_id, event) for event in events]
             for subscription in subscribers:
-                subscription.offer(events)
+                subscription.offer(told)
 
     def moved(self, execution_ids: Sequence[str]) -> None:
         """Some process committed events of these executions (none given: of any)."""

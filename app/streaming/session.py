@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from app import clock
-from app.domain.changes import Event
 from app.domain.errors import Unavailable
 from app.domain.events import TERMINAL_TYPES
 from app.engine.ports import EventLog
 from app.streaming.hub import Hub, Subscription
+from app.streaming.wire import WireEvent
 
 PAGE = 500
 RETRY_SECONDS = 0.5
@@ -22,7 +22,7 @@ RETRY_SECONDS = 0.5
 
 async def follow(
     hub: Hub, log: EventLog, org_id: str, execution_id: str, after: int = 0, *, ended: bool = False
-) -> AsyncGenerator[Sequence[Event], None]:
+) -> AsyncGenerator[Sequence[WireEvent], None]:
     """Batches of events with seq > `after`, gapless; ends behind the terminal event. Close the iterator when done.
 
     With `ended` the execution is known to be over: what the log holds is all there will be.
@@ -45,7 +45,7 @@ async def follow(
 
 async def _batches(
     subscription: Subscription, log: EventLog, org_id: str, cursor: int
-) -> AsyncGenerator[Sequence[Event], None]:
+) -> AsyncGenerator[Sequence[WireEvent], None]:
     while True:
         live = await subscription.take()
         fresh = None if live is None else _continuing(live, cursor)
@@ -59,21 +59,26 @@ async def _batches(
             yield stored
 
 
-async def _stored(log: EventLog, org_id: str, execution_id: str, cursor: int) -> AsyncGenerator[Sequence[Event], None]:
+async def _stored(
+    log: EventLog, org_id: str, execution_id: str, cursor: int
+) -> AsyncGenerator[Sequence[WireEvent], None]:
     while stored := await _read(log, org_id, execution_id, cursor):
         cursor = stored[-1].seq
         yield stored
 
 
-async def _read(log: EventLog, org_id: str, execution_id: str, cursor: int) -> Sequence[Event]:
+async def _read(log: EventLog, org_id: str, execution_id: str, cursor: int) -> Sequence[WireEvent]:
     while True:
         try:
-            return await log.read(org_id, execution_id, cursor, PAGE)
+            found = await log.read(org_id, execution_id, cursor, PAGE)
+            return [WireEvent(execution_id, event) for event in found]
         except Unavailable:
             await asyncio.sleep(RETRY_SECONDS * (0.5 + clock.jitter()))
 
 
-def _continuing(events: Sequence[Event], cursor: int) -> Sequence[Event] | None:
+def _continuing(events: Sequence[WireEvent], cursor: int) -> Sequence[WireEvent] | None:
     """The events behind the cursor, None if there is a hole before or among them."""
+    if events[0].seq == cursor + 1 and events[-1].seq == cursor + len(events):
+        return events
     fresh = [event for event in events if event.seq > cursor]
     return fresh if not fresh or fresh[-1].seq == cursor + len(fresh) else None

@@ -1,10 +1,11 @@
 """The hub: to whom it passes events on, what it keeps, and that it never waits for anybody."""
 
 import asyncio
+import json
 
 import pytest
 
-from app.streaming.hub import QUEUE_LIMIT, Hub
+from app.streaming.hub import QUEUE_LIMIT, Hub, Word
 from tests.streaming.fakes import EXECUTION, events
 
 
@@ -24,6 +25,32 @@ async def test_events_reach_those_who_follow_their_execution_and_no_others(hub):
     assert not waiting.done()
     hub.publish("exec_2", events(1, 1))
     assert len(await waiting) == 1
+
+
+async def test_an_event_is_encoded_once_for_all_its_readers(hub):
+    readers = [hub.subscribe(EXECUTION) for _ in range(3)]
+    hub.publish(EXECUTION, events(1, 2))
+    batches = [await reader.take() for reader in readers]
+    assert [json.loads(each.text)["seq"] for each in batches[0]] == [1, 2]
+    for number in range(2):
+        assert len({id(batch[number].text) for batch in batches}) == 1
+
+
+async def test_who_waits_for_an_end_hears_of_nothing_else(hub):
+    watch = hub.watch_end(EXECUTION)
+    hearing = asyncio.ensure_future(watch.heard())
+    hub.publish(EXECUTION, events(1, 3))
+    await asyncio.sleep(0)
+    assert not hearing.done()
+    hub.publish(EXECUTION, events(4, 5, ends=True))
+    hub.moved([EXECUTION])
+    assert await hearing is Word.ENDED
+    hub.moved([EXECUTION])
+    assert await watch.heard() is Word.LOOK
+    hub.end_waiting()
+    assert await watch.heard() is Word.LEAVE
+    watch.close()
+    assert hub.followed == []
 
 
 async def test_a_queue_that_is_full_is_dropped_for_a_reading_of_the_log(hub):

@@ -27,7 +27,7 @@ TALK = ({"id": "a", "type": "talk"}, {"id": "b", "type": "talk", "needs": ["a"]}
 
 async def collect(process, execution_id, after=0, ended=False):
     async with aclosing(follow(process.hub, process.log, ORG, execution_id, after, ended=ended)) as batches:
-        return [envelope(execution_id, each) async for batch in batches for each in batch]
+        return [envelope(execution_id, each.event) async for batch in batches for each in batch]
 
 
 async def table(process, execution_id, after=0):
@@ -162,7 +162,7 @@ async def test_over_many_reconnections_the_pieces_are_the_table(database, seed):
                 after = seen[-1]["seq"] if seen else 0
                 async with aclosing(follow(process.hub, process.log, ORG, execution_id, after)) as batches:
                     async for batch in batches:
-                        seen.extend(envelope(execution_id, each) for each in batch)
+                        seen.extend(envelope(execution_id, each.event) for each in batch)
                         patience -= 1
                         if patience == 0:
                             break

@@ -20,12 +20,11 @@ from app.api.stream_session import SUBPROTOCOL, StreamSession
 from app.api.v1.schemas.executions import EventPage, LogPage
 from app.auth.permissions import Permission
 from app.auth.principal import Caller
-from app.domain.changes import Event
 from app.domain.errors import Forbidden, Problem, Problems, StepstreamError
 from app.domain.log_lines import log_lines
 from app.services import Services
 from app.streaming.pace import paced
-from app.streaming.wire import envelope, envelope_text
+from app.streaming.wire import WireEvent, envelope
 
 events = router("/executions", "Streams")
 sockets = router("", "Streams")
@@ -141,11 +140,11 @@ async def _live(services: Services, caller: Caller, execution_id: str, after: in
     if status.terminal and not await streams.page(caller, execution_id, after, 1):
         return Response(status_code=204)
     batches = paced(streams.follow(caller, execution_id, after, status), PING_SECONDS, streams.draining)
-    return EventStream(_sse(execution_id, batches, after, streams.draining), streams.place(caller))
+    return EventStream(_sse(batches, after, streams.draining), streams.place(caller))
 
 
 async def _sse(
-    execution_id: str, batches: AsyncGenerator[Sequence[Event] | None, None], cursor: int, draining: asyncio.Event
+    batches: AsyncGenerator[Sequence[WireEvent] | None, None], cursor: int, draining: asyncio.Event
 ) -> AsyncGenerator[str, None]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
     try:
@@ -153,7 +152,7 @@ async def _sse(
             if batch is None:
                 yield ": ping\n\n"
             else:
-                yield "".join(f"id: {event.seq}\ndata: {envelope_text(execution_id, event)}\n\n" for event in batch)
+                yield "".join(f"id: {event.seq}\ndata: {event.text}\n\n" for event in batch)
                 cursor = batch[-1].seq
         if draining.is_set():
             yield f'event: server.draining\ndata: {{"after":{cursor}}}\n\n'
