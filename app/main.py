@@ -95,11 +95,11 @@ def add_routes(app: FastAPI) -> None:
     ):
         app.include_router(resource, prefix=prefix)
     app.include_router(operations)
-    app.router.routes.insert(0, RouteIndex(app.routes))
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:
-    """From the inside out: who is let in, CORS for the configured origins, and the edge around every answer."""
+    """From the inside out: routes, who is let in, CORS for the configured origins, the edge around every answer."""
+    app.add_middleware(RouteIndex, routes=app.routes)
     app.add_middleware(
         Gate,
         admission=Admission(settings.max_requests, settings.max_waiting_requests, settings.max_request_bytes),

@@ -4,7 +4,7 @@ FastAPI describes a route's parameters and dependencies, and its functions decid
 said if it is not. Left out is what no route has: generators, background tasks, overrides, cookies, telemetry.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any
@@ -15,12 +15,45 @@ from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
 from pydantic_core import PydanticUndefined
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
 Arguments = dict[str, Any]
+Received = Mapping[str, Any] | QueryParams | Headers
 Known = dict[Callable[..., Any], Any]
 """What dependencies have answered to this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """A parameter of the path, the query or the headers; `free`: any text is right and stays what it is."""
+
+    field: ModelField
+    alias: str
+    free: bool
+    required: bool
+    default: Any
+
+    @classmethod
+    def of(cls, field: ModelField) -> "_Parameter":
+        info = field.field_info
+        free = info.annotation in (str, str | None) and not info.metadata
+        simple = isinstance(info.default, str | int | float | bool | None) and not info.validate_default
+        return cls(field, field.alias, free, info.is_required() or not simple, info.default)
+
+    def read(self, received: Received, into: Arguments) -> list[Any]:
+        """What is wrong with it. By FastAPI, but for what cannot be wrong."""
+        given = received.get(self.alias)
+        if given is None and not self.required:
+            into[self.field.name] = self.default
+            return []
+        if given is not None and self.free:
+            into[self.field.name] = given
+            return []
+        values, wrong = request_params_to_args([self.field], received)
+        into |= values
+        return wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +62,9 @@ class Call:
 
     function: Callable[..., Awaitable[Any]]
     needs: tuple[tuple[str | None, "Call"], ...]
-    path: list[ModelField]
-    query: list[ModelField]
-    headers: list[ModelField]
+    path: tuple[_Parameter, ...]
+    query: tuple[_Parameter, ...]
+    headers: tuple[_Parameter, ...]
     body: ModelField | None
     request_name: str | None
 
@@ -45,9 +78,9 @@ class Call:
         return cls(
             function=function,
             needs=tuple(known),
-            path=dependant.path_params,
-            query=dependant.query_params,
-            headers=dependant.header_params,
+            path=tuple(map(_Parameter.of, dependant.path_params)),
+            query=tuple(map(_Parameter.of, dependant.query_params)),
+            headers=tuple(map(_Parameter.of, dependant.header_params)),
             body=dependant.body_params[0] if dependant.body_params else None,
             request_name=dependant.request_param_name,
         )
@@ -78,13 +111,12 @@ class Call:
                 known[need.function] = await need.function(**values)
             if name is not None:
                 arguments[name] = known[need.function]
-        for fields, received in (
-            (self.path, request.path_params), (self.query, request.query_params), (self.headers, request.headers)
-        ):  # fmt: skip
-            if fields:
-                values, wrong = request_params_to_args(fields, received)
-                arguments |= values
-                errors += wrong
+        for parameter in self.path:
+            errors += parameter.read(request.path_params, arguments)
+        for parameter in self.query:
+            errors += parameter.read(request.query_params, arguments)
+        for parameter in self.headers:
+            errors += parameter.read(request.headers, arguments)
         if self.request_name is not None:
             arguments[self.request_name] = request
         return arguments, errors

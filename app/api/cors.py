@@ -1,15 +1,16 @@
 """CORS for the configured origins."""
 
-from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
+
+from app.api.headers import headers_of
 
 
 class Cors(CORSMiddleware):
     """To pages of any other origin this is a server without CORS: their preflight gets what any OPTIONS gets."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        origin = headers_of(scope).get("origin") if scope["type"] == "http" else None
         if origin is None or self.is_allowed_origin(origin):
             await super().__call__(scope, receive, send)
         else:

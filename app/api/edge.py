@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import clock
 from app.api.errors import internal_problem
-from app.api.headers import add_headers, rate_headers
+from app.api.headers import RequestHeaders, add_headers, rate_headers
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
@@ -19,7 +19,7 @@ log = structlog.get_logger("access")
 
 
 class Edge:
-    """Wraps the app. Sets `state.request_id`, `.ip_address`, `.user_agent` for everything behind it."""
+    """Wraps the app. Sets `state.headers`, `.request_id`, `.ip_address`, `.user_agent` for everything behind it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,8 +29,11 @@ class Edge:
             await self._app(scope, receive, send)
             return
         _note_client(scope)
-        with structlog.contextvars.bound_contextvars(request_id=scope["state"]["request_id"]):
+        before = structlog.contextvars.bind_contextvars(request_id=scope["state"]["request_id"])
+        try:
             await self._serve(scope, receive, send)
+        finally:
+            structlog.contextvars.reset_contextvars(**before)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = clock.monotonic(), 0
@@ -59,8 +62,9 @@ class Edge:
 
 def _note_client(scope: Scope) -> None:
     """What records and audit rows keep of a request; the path loses its trailing slash."""
-    headers, client = Headers(scope=scope), scope.get("client")
+    headers, client = RequestHeaders(scope), scope.get("client")
     scope.setdefault("state", {}).update(
+        headers=headers,
         request_id=_request_id(headers),
         ip_address=client[0][:64] if client else None,  # a proxy may have named it
         user_agent=_printable(headers.get("user-agent")),

@@ -37,19 +37,30 @@ _VALIDATION_CODES = {
 
 def add_error_handlers(app: FastAPI) -> None:
     """Every error leaves as a problem; nothing of the request's values is echoed. The edge answers the unexpected."""
-    app.add_exception_handler(StepstreamError, _domain_error)
-    app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(HTTPException, _http_error)
+    for kind in (StepstreamError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    return answer_to(request, error)
+
+
+def answer_to(request: Request, error: Exception) -> Response:
+    """The problem that an error is to a client; raises one that it is no answer to."""
+    match error:
+        case StepstreamError():
+            return domain_problem(request, error)
+        case RequestValidationError():
+            return _invalid_request(request, error)
+        case HTTPException():
+            return _http_error(request, error)
+    raise error
 
 
 def answer(request: HTTPConnection, code: str, detail: str, **more: Any) -> Response:
     """A problem about this request."""
     request_id = request.scope.get("state", {}).get("request_id", "")
     return problem(code, detail, instance=request.scope["path"], request_id=request_id, **more)
-
-
-async def _domain_error(request: Request, error: Exception) -> Response:
-    return domain_problem(request, error)
 
 
 def domain_problem(request: HTTPConnection, error: Exception) -> Response:
@@ -68,9 +79,7 @@ def domain_problem(request: HTTPConnection, error: Exception) -> Response:
     return answer(request, error.error_code, error.detail, errors=errors, headers=headers)
 
 
-async def _invalid_request(request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
-        return internal_problem(request, error)
+def _invalid_request(request: Request, error: RequestValidationError) -> Response:
     if isinstance(error.body, bytes):
         return answer(request, "unsupported_media_type", "The body must be application/json")
     problems = [_validation_problem(item) for item in error.errors()[:MAX_PROBLEMS]]
@@ -94,9 +103,7 @@ def _code_of_value(kind: str, value: object) -> str:
     return "number_out_of_range" if beyond else "invalid_value"
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        return internal_problem(request, error)
+def _http_error(request: Request, error: HTTPException) -> Response:
     code = _BY_STATUS.get(error.status_code)
     if code is None:
         return internal_problem(request, error)

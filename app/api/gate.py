@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 
-from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +10,7 @@ from starlette.websockets import WebSocket
 
 from app.api.admission import Admission
 from app.api.errors import domain_problem
+from app.api.headers import headers_of
 from app.api.responses import problem
 from app.domain.errors import Unavailable
 
@@ -53,7 +53,7 @@ class Gate:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        headers, body = Headers(scope=scope), None
+        headers, body = headers_of(scope), None
         if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
             try:
                 body = await _read(receive, headers.get("content-length", ""), self._limit(scope))

@@ -1,4 +1,9 @@
-"""Headers that every answer has, whoever gives it."""
+"""Headers of requests, and those that every answer has, whoever gives it."""
+
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from app.auth.errors import Standing
 
@@ -41,3 +46,34 @@ def rate_headers(standing: Standing) -> dict[str, str]:
         "ratelimit-policy": f'"{name}";q={standing.limit};w={standing.period}',
         "ratelimit": f'"{name}";r={standing.remaining};t={standing.reset}',
     }
+
+
+class RequestHeaders(Headers):
+    """The headers of one request by name: they are asked for a dozen times, and looked through once."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope=scope)
+        self._by_name: dict[str, list[str]] = {}
+        for name, value in self._list:
+            self._by_name.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+
+    def __getitem__(self, name: str) -> str:
+        return self._by_name[name.lower()][0]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._by_name
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The first of this name."""
+        found = self._by_name.get(name.lower())
+        return default if found is None else found[0]
+
+    def getlist(self, name: str) -> list[str]:
+        """All of this name, in order."""
+        return list(self._by_name.get(name.lower(), ()))
+
+
+def headers_of(scope: Scope) -> Headers:
+    """The headers of a request, which the edge has looked through."""
+    found: Headers | None = scope.get("state", {}).get("headers")
+    return Headers(scope=scope) if found is None else found

@@ -5,11 +5,13 @@ from email.message import Message
 from typing import Any
 
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from app.api.calls import Call
+from app.api.headers import headers_of
 from app.api.parameters import Parameters
 from app.api.strict_json import read_json
 from app.domain.errors import ConnectionLost, Problem, Problems, StepstreamError
@@ -26,6 +28,11 @@ class StrictRequest(Request):
     """What is wrong with the query string or, once it has been read, with the body."""
 
     needs_body: bool = False
+
+    @property
+    def headers(self) -> Headers:
+        """The headers."""
+        return headers_of(self.scope)
 
     async def body(self) -> bytes:
         """The bytes of the body."""

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi.routing import iter_route_contexts
 from starlette._utils import get_route_path
-from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.errors import answer_to
 from app.api.request import StrictRoute
 
 
@@ -19,22 +20,23 @@ class _Place:
 
     route: StrictRoute
     pattern: re.Pattern[str]
-    endpoint: Any
 
 
-class RouteIndex(BaseRoute):
-    """Stands before the routes that it knows. What it does not find, such as a path with another method, they answer.
+class RouteIndex:
+    """Wraps the app, and answers requests for the routes that it knows.
 
-    FastAPI's telemetry, where somebody has set it up, tells of steps that are not taken here: then it finds nothing.
+    What it does not find, such as a path with another method, FastAPI answers; all of it where somebody has set up
+    FastAPI's telemetry, which tells of steps that are not taken here.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
         self._exact: dict[tuple[str, str], _Place] = {}
         self._patterns: dict[tuple[str, int], list[_Place]] = {}
         for context in iter_route_contexts(routes):
             route = context.original_route
             if type(route) is StrictRoute and route.call is not None:
-                place = _Place(route, context.path_regex, context.endpoint)
+                place = _Place(route, context.path_regex)
                 for method in context.methods or ():
                     self._enter(method, str(context.path_format), place)
 
@@ -44,25 +46,28 @@ class RouteIndex(BaseRoute):
         else:
             self._exact.setdefault((method, path), place)
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """The route, if there is one of exactly this method and path."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self.find(scope)
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            response = await route.answer(scope, receive)
+            await response(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - raised again if there is no answer to it
+            await answer_to(Request(scope), error)(scope, receive, send)
+
+    def find(self, scope: Scope) -> StrictRoute | None:
+        """The route of a request; the scope then has the parameters in its path."""
         if scope["type"] != "http" or "fastapi.telemetry" in scope:
-            return Match.NONE, {}
+            return None
         method, path = scope["method"], get_route_path(scope)
         place = self._exact.get((method, path))
         if place is not None:
-            return _found(place, {})
+            scope["path_params"] = {}
+            return place.route
         for place in self._patterns.get((method, path.count("/")), ()):
             if found := place.pattern.match(path):
-                return _found(place, found.groupdict())
-        return Match.NONE, {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer by the route that was found."""
-        route: StrictRoute = scope["route"]
-        response = await route.answer(scope, receive)
-        await response(scope, receive, send)
-
-
-def _found(place: _Place, path_params: dict[str, str]) -> tuple[Match, Scope]:
-    return Match.FULL, {"endpoint": place.endpoint, "path_params": path_params, "route": place.route}
+                scope["path_params"] = found.groupdict()
+                return place.route
+        return None

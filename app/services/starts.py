@@ -12,7 +12,7 @@ from app.auth.principal import Caller
 from app.db.queries.executions import Row
 from app.db.quotas import StartQuota
 from app.db.workflow_source import WorkflowSource
-from app.domain.compiled import CompiledWorkflow, Slots
+from app.domain.compiled import NO_LIMITS, CompiledWorkflow, Slots
 from app.domain.context import run_context
 from app.domain.control import MAX_HOPS
 from app.domain.errors import Conflict, NotFound, Problem, Problems, StepError, StepstreamError
@@ -221,6 +221,8 @@ def _new_execution(caller: Caller, request: StartRequest, workflow: CompiledWork
 
 def _slots(caller: Caller, request: StartRequest, workflow: CompiledWorkflow, version: int) -> Slots:
     """The limits the execution comes under; raises Problems if their keys cannot be computed from its input."""
+    if workflow.definition.concurrency is None and workflow.definition.rate_limit is None:
+        return NO_LIMITS
     context = run_context(
         execution_id=request.id,
         workflow_id=request.workflow_id,
