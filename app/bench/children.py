@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import sys
-from collections import deque
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import orjson
 
 import app
+from app.bench.polling import eventually
 
 STOP_SECONDS = 40.0
 READY_SECONDS = 120.0
+LAST_WORDS = 30
 _LONGEST_ANSWER = 64 << 20
 Stream = TypeVar("Stream", asyncio.StreamReader, asyncio.StreamWriter)
 _OURS = re.compile(r"STEPSTREAM_|DATABASE_URL|ALLOWED_ORIGINS|OPENAI_")
@@ -26,30 +28,29 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A running command of ours."""
+    """A running command of ours; what it says on stderr goes to a file."""
 
-    def __init__(self, command: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, command: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self._command = command
         self._process = process
-        self._in, self._out, self._err = _pipe(process.stdin), _pipe(process.stdout), _pipe(process.stderr)
-        self._spoke = asyncio.Condition()
-        self._words: deque[str] = deque(maxlen=200)
-        self._listening = asyncio.create_task(self._listen())
+        self._in, self._out = _pipe(process.stdin), _pipe(process.stdout)
+        self._log = log
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    async def says(self, pattern: str) -> re.Match[str]:
-        """Wait until stderr has a line that matches."""
-        async with asyncio.timeout(READY_SECONDS), self._spoke:
-            while True:
-                for line in self._words:
-                    if found := re.search(pattern, line):
-                        return found
-                if self._listening.done():
-                    raise self.failure()
-                await self._spoke.wait()
+    async def says(self, pattern: str) -> str:
+        """Wait until stderr has something that matches; its first group."""
+
+        async def look() -> str | None:
+            if found := re.search(pattern, self._log.read_text(errors="replace")):
+                return found[1]
+            if self._process.returncode is not None:
+                raise self.failure()
+            return None
+
+        return await eventually(look, every=0.02, seconds=READY_SECONDS) or ""
 
     async def answer(self) -> Any:
         """The next line of stdout."""
@@ -67,7 +68,6 @@ class Child:
         """All it prints until it ends, which it has to do well."""
         text = await self._out.read()
         if await self._process.wait() != 0:
-            await asyncio.wait([self._listening])
             raise self.failure()
         return text.decode()
 
@@ -81,18 +81,11 @@ class Child:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
-        await asyncio.wait([self._listening])
 
     def failure(self) -> ChildFailed:
-        return ChildFailed(f"`{self._command}` did not do its work:\n{''.join(self._words)}")
-
-    async def _listen(self) -> None:
-        while line := await self._err.readline():
-            async with self._spoke:
-                self._words.append(line.decode(errors="replace"))
-                self._spoke.notify_all()
-        async with self._spoke:
-            self._spoke.notify_all()
+        """What to raise, with its last words."""
+        words = self._log.read_text(errors="replace").splitlines()[-LAST_WORDS:]
+        return ChildFailed("\n".join([f"`{self._command}` did not do its work:", *words]))
 
 
 def _pipe(stream: Stream | None) -> Stream:
@@ -106,6 +99,7 @@ async def running(directory: Path, environment: Mapping[str, str], *arguments: s
     """A command of ours, with these settings and none of the surrounding ones, stopped at the end of the block."""
     inherited = {name: value for name, value in os.environ.items() if not _OURS.search(name)}
     code = [str(Path(app.__file__).parents[1]), inherited.get("PYTHONPATH", "")]
+    handle, name = tempfile.mkstemp(prefix=f"{arguments[0]}-", suffix=".log", dir=directory)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -115,11 +109,12 @@ async def running(directory: Path, environment: Mapping[str, str], *arguments: s
         env={**inherited, "PYTHONPATH": os.pathsep.join(filter(None, code)), **environment},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=handle,
         limit=_LONGEST_ANSWER,
         start_new_session=True,  # Ctrl-C is for the benchmark, which then stops them in order
     )
-    child = Child(f"stepstream {arguments[0]}", process)
+    os.close(handle)
+    child = Child(f"stepstream {arguments[0]}", process, Path(name))
     try:
         yield child
     finally:

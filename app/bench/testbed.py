@@ -100,7 +100,7 @@ class Testbed:
             self.tell(f"Starting the server on the database {database}")
             token = (await self._command(database, "token")).strip()
             child = await self._child(database, "serve", "--port", "0")
-            client = HttpClient((await child.says(_READY))[1], {"authorization": f"Bearer {token}"})
+            client = HttpClient(await child.says(_READY), {"authorization": f"Bearer {token}"})
             self._stacks[database].callback(client.close)
             return Rest(name, ledger, [child.pid], client)
 

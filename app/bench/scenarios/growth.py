@@ -122,7 +122,7 @@ async def _reads(testbed: Testbed, sizes: Sizes, outcome: Outcome) -> None:
 
 
 async def _paths(rest: Rest) -> dict[str, str]:
-    page = orjson.loads((await rest.client.ask("GET", "/api/v1/executions?limit=50"))[1])
+    page = orjson.loads((await rest.client.ask("GET", "/api/v1/executions?limit=1"))[1])
     execution = f"/api/v1/executions/{page['data'][0]['id']}"
     listed = "/api/v1/executions?limit=50"
     of_workflow = f"/api/v1/workflows/{THREE_STEPS.workflow_id}"
