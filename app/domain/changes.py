@@ -74,6 +74,11 @@ class Changes:
     thawed: bool = False
     spent: Spent = NOTHING_SPENT
 
+    def spend(self, steps: int = 0, seconds: float = 0.0, tokens: int = 0, cost: float = 0.0) -> None:
+        """Something more was used."""
+        known = self.spent
+        self.spent = Spent(known.steps + steps, known.seconds + seconds, known.tokens + tokens, known.cost + cost)
+
 
 def note(
     snapshot: Snapshot, now: datetime, changes: Changes, kind: str, data: EventData, step_id: str | None = None

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from app.domain import events
-from app.domain.budgets import Spent
 from app.domain.changes import ApprovalChange, Changes, EndedAttempt, note
 from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.decisions import (
@@ -113,7 +112,7 @@ class StepEvolution:
         if self._snapshot.control.steps_left:
             self._snapshot.control.steps_left -= 1
         self._changes.starts.append(decision)
-        self._changes.spent += Spent(steps=1)
+        self._changes.spend(steps=1)
         if first:
             state.started_at = self._now
             self._tell_started(step, decision.path)
@@ -300,7 +299,7 @@ class StepEvolution:
         if state.outcome_at is not None and state.attempt_started_at is not None:
             usage = state.outcome.usage if isinstance(state.outcome, Succeeded | Failed | Aborted) else NO_USAGE
             seconds = max((state.outcome_at - state.attempt_started_at).total_seconds(), 0.0)
-            self._changes.spent += Spent(0, seconds, usage.tokens, usage.cost)
+            self._changes.spend(0, seconds, usage.tokens, usage.cost)
             if usage is not NO_USAGE and not isinstance(state.outcome, Succeeded):
                 state.usage += usage
         state.outcome = state.outcome_at = None

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import structlog
@@ -95,7 +96,7 @@ class AttemptContext:
         org_id: str,
         step_id: str,
         attempt: int,
-        idempotency_key: str,
+        key: Callable[[], str],
         hops: int = 0,
         rules: OutputRules,
         now: Callable[[], datetime],
@@ -106,11 +107,11 @@ class AttemptContext:
         self.org_id = org_id
         self.step_id = step_id
         self.attempt = attempt
-        self.idempotency_key = idempotency_key
         self.hops = hops
         self.cancelled = False
         self.usage = NO_USAGE
         self._meter = threading.Lock()
+        self._key = key
         self._rules = rules
         self._now = now
         self._say = say
@@ -121,6 +122,10 @@ class AttemptContext:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_progress = 0.0
         self._closed = False
+
+    @cached_property
+    def idempotency_key(self) -> str:
+        return self._key()
 
     def now(self) -> datetime:
         return self._now()
@@ -243,27 +248,19 @@ async def _made(
     step: CompiledStep, run: Run, context: AttemptContext, config: Mapping[str, Any], rules: OutputRules
 ) -> Outcome:
     try:
-        async with asyncio.timeout(step.timeout) as limit:
-            result = await run(context, config)
-        return _outcome(result, rules)
+        return _outcome(await run(context, config), rules)
     except asyncio.CancelledError:
-        if context.cancelled:
-            return Aborted()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         message = f"Step '{step.id}' raised CancelledError, though nobody cancelled it"
         return _failed(Failure("step_error", message))
-    except TimeoutError as error:
-        if limit.expired():
-            return timed_out(step)
-        return _failed(failure_of(error, rules.message))
     except NotJson as error:
         message = rules.message(f"The output of step '{step.id}' is not JSON: {error}")
         return _failed(Failure("output_not_json", message, retryable=False))
     except OutputTooLarge as error:
         return _failed(Failure("output_too_large", f"Step '{step.id}': {error}", retryable=False))
-    except StepError as error:
+    except (StepError, TimeoutError) as error:
         return _failed(failure_of(error, rules.message))
     except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is that step's failure
         return _failed(failure_of(error, rules.message), _trace(error, rules))

@@ -69,7 +69,9 @@ class RecordedClock:
         self._last = max(claim.claimed_at, claim.last_recorded_at or claim.created_at)
 
     def now(self) -> datetime:
-        self._last = max(self._last, self._base + timedelta(seconds=clock.monotonic() - self._since))
+        now = self._base + timedelta(seconds=clock.monotonic() - self._since)
+        if now > self._last:
+            self._last = now
         return self._last
 
 
@@ -152,7 +154,9 @@ class Driver:
         """Take in every fact that has arrived and decide until nothing is left to decide."""
         self._fact.clear()
         changes = Changes()
-        read_mail = await self._take_mail(changes)
+        read_mail: list[str] = []
+        if self._has_mail or self._unread or not self._snapshot.goes_on:
+            read_mail = await self._take_mail(changes)
         self._take_outcomes()
         launched, now = 0, self._clock.now()
         self._take_said(changes, now)
@@ -337,8 +341,8 @@ class Driver:
             org_id=self._claim.org_id,
             step_id=start.path,
             attempt=state.attempt,
-            idempotency_key=idempotency_key(
-                self._claim.root_id, start.path, turn.again, turn.iteration, start.config_text
+            key=partial(
+                idempotency_key, self._claim.root_id, start.path, turn.again, turn.iteration, start.config_text
             ),
             hops=self._snapshot.control.hops,
             rules=self._rules,

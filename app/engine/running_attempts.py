@@ -16,11 +16,16 @@ LEAVE_SECONDS = 2.0
 
 @dataclass(slots=True)
 class _Running:
-    """An attempt's task, the context it was given, and the timer for when it ignores its time limit."""
+    """An attempt's task, and the context it was given. The timer is that of its time limit, or of when it ignores it.
+
+    `verdict` is what it comes to once it has been cancelled.
+    """
 
     task: "asyncio.Task[Outcome]"
     context: AttemptContext
-    overdue: asyncio.TimerHandle
+    timer: asyncio.TimerHandle
+    verdict: Outcome | None = None
+    aborted: bool = False
 
 
 class RunningAttempts:
@@ -40,10 +45,10 @@ class RunningAttempts:
     def begin(
         self, path: str, step: CompiledStep, context: AttemptContext, attempt: Coroutine[None, None, Outcome], name: str
     ) -> None:
-        """Run an attempt; one that ends neither by itself nor by its timeout is given up."""
+        """Run an attempt, for as long as its step may take; one that does not end then either is given up."""
         task = asyncio.create_task(attempt, name=name)
-        overdue = asyncio.get_running_loop().call_later(step.timeout + self._grace, self._overrun, path, task, step)
-        self._running[path] = _Running(task, context, overdue)
+        timer = asyncio.get_running_loop().call_later(step.timeout, self._time_is_up, path, step)
+        self._running[path] = _Running(task, context, timer)
         task.add_done_callback(partial(self._ended, path))
 
     async def see_through(self, work: Coroutine[None, None, str]) -> str:
@@ -62,11 +67,12 @@ class RunningAttempts:
         """Cancel all; what has not ended after `grace` seconds is given up."""
         loop = asyncio.get_running_loop()
         for path, running in self._running.items():
-            if not running.context.cancelled:
-                running.context.cancelled = True
+            if not running.aborted:
+                running.aborted = running.context.cancelled = True
+                running.verdict = running.verdict or Aborted()
                 running.task.cancel()
-                running.overdue.cancel()
-                running.overdue = loop.call_later(grace, self._force, path, running.task, Aborted())
+                running.timer.cancel()
+                running.timer = loop.call_later(grace, self._force, path, running)
 
     async def abandon(self) -> None:
         """Whoever drives the execution next must not overlap with what still runs here: stop it, and see it stop."""
@@ -75,7 +81,7 @@ class RunningAttempts:
         for running in attempts.values():
             running.context.close()
             running.context.cancelled = True
-            running.overdue.cancel()
+            running.timer.cancel()
             running.task.cancel()
         if left := {*(running.task for running in attempts.values()), *self._uncut}:
             await asyncio.wait(left, timeout=LEAVE_SECONDS)
@@ -85,25 +91,28 @@ class RunningAttempts:
         if running is None or running.task is not task:
             return
         del self._running[path]
-        running.overdue.cancel()
-        if task.cancelled():
-            error: BaseException | None = asyncio.CancelledError("the step cancelled itself")
-        else:
+        running.timer.cancel()
+        if not task.cancelled():
             error = task.exception()
-        self._report(path, task.result() if error is None else Failed(failure_of(error, self._told)))
+            self._report(path, task.result() if error is None else Failed(failure_of(error, self._told)))
+        elif running.verdict is not None:
+            self._report(path, charged(running.verdict, running.context))
+        else:
+            error = asyncio.CancelledError("the step cancelled itself")
+            self._report(path, Failed(failure_of(error, self._told)))
 
-    def _overrun(self, path: str, task: "asyncio.Task[Outcome]", step: CompiledStep) -> None:
-        self._force(path, task, timed_out(step))
+    def _time_is_up(self, path: str, step: CompiledStep) -> None:
+        running = self._running[path]
+        running.verdict, running.context.cancelled = timed_out(step), True
+        running.task.cancel()
+        running.timer = asyncio.get_running_loop().call_later(self._grace, self._force, path, running)
 
-    def _force(self, path: str, task: "asyncio.Task[Outcome]", outcome: Outcome) -> None:
+    def _force(self, path: str, running: _Running) -> None:
         """Go on without an attempt that does not end; what it says or returns later is not heard."""
-        running = self._running.get(path)
-        if running is not None and running.task is task:
-            running.context.cancelled = True
-            running.context.close()
-            del self._running[path]
-            task.cancel()
-            self._report(path, charged(outcome, running.context))
+        running.context.close()
+        del self._running[path]
+        running.task.cancel()
+        self._report(path, charged(running.verdict or Aborted(), running.context))
 
 
 def _unheard(_path: str, _outcome: Outcome) -> None:
