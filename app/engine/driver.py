@@ -37,6 +37,7 @@ from app.engine.budgets import Budgets
 from app.engine.children import Children, ChildRequest, Turn
 from app.engine.failsafe import Position, give_up
 from app.engine.ports import Claim, LeaseLost, Recorded, Recorder, Rejected, ResultCache
+from app.engine.recorded_time import RecordedClock
 from app.engine.restore import restore
 from app.engine.run_log import tell
 from app.engine.running_attempts import RunningAttempts
@@ -58,21 +59,6 @@ OUTCOME_BYTES = 8 << 20
 """Outcomes of one transition: more of them wait for the next one, so that a statement stays of a size to send."""
 
 log = structlog.get_logger("engine")
-
-
-class RecordedClock:
-    """Recorded time: the database's time at the claim plus the monotonic clock since; it never goes backwards."""
-
-    def __init__(self, claim: Claim) -> None:
-        self._base = claim.claimed_at
-        self._since = clock.monotonic()
-        self._last = max(claim.claimed_at, claim.last_recorded_at or claim.created_at)
-
-    def now(self) -> datetime:
-        now = self._base + timedelta(seconds=clock.monotonic() - self._since)
-        if now > self._last:
-            self._last = now
-        return self._last
 
 
 @dataclass(frozen=True, slots=True)
