@@ -343,10 +343,10 @@ async def test_no_interleaving_of_claimers_exceeds_a_limit(flow, add, seed):
             assert sum(users_now.values()) <= 7
             assert max(keys_now.values(), default=0) <= 2
             chance.shuffle(running)
-            for _ in range(min(len(running), chance.randint(0, 3))):
-                if chance.random() < 0.5:
+            for _ in range(chance.randint(0, 3)):
+                if running and chance.random() < 0.5:
                     await flow.leave(running.pop())
-                else:
+                elif running:
                     await flow.begin(running[0])
 
     await asyncio.gather(*(claimer(number) for number in range(4)))
