@@ -1,11 +1,12 @@
 """Structured logs: JSON lines, or the human form `[LEVEL] [execution] [scope] message`."""
 
+import asyncio
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TextIO
+from contextlib import suppress
+from typing import Literal, Protocol, TextIO, TypeAlias
 
 import orjson
 import structlog
@@ -16,6 +17,8 @@ _HEAD = ("execution_id", "scope", "level", "event", "timestamp", "exception")
 _STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 _run = structlog.get_logger("run")
+
+Renderer: TypeAlias = Callable[[WrappedLogger, str, EventDict], str]
 
 
 class Line(Protocol):
@@ -77,37 +80,48 @@ def human_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     return f"{line}\n{event['exception']}" if event.get("exception") else line
 
 
-@dataclass(frozen=True, slots=True)
 class _RunLog:
-    """Where the lines of runs go: each is one dictionary and one rendering, and those of a transition one write.
+    """Where the lines of runs go: each is one dictionary and one rendering, those of one turn of the loop one write.
 
     The way through structlog and logging takes twenty times as long, and a run of three steps has nine lines.
     """
 
-    stream: TextIO
-    renderer: Callable[[WrappedLogger, str, EventDict], str]
-    threshold: int
+    def __init__(self, stream: TextIO, renderer: Renderer, threshold: int) -> None:
+        self._stream = stream
+        self._renderer = renderer
+        self._threshold = threshold
+        self._unwritten: list[str] = []
 
-    def write(self, execution_id: str, lines: Sequence[Line]) -> None:
-        told = [line for line in lines if _LEVELS[line.level] >= self.threshold]
+    def add(self, execution_id: str, lines: Sequence[Line]) -> None:
+        """Write these lines, by the next turn of the loop."""
+        told = [line for line in lines if _LEVELS[line.level] >= self._threshold]
         if not told:
             return
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self.write)
         moment = _STAMP(None, "", {})["timestamp"]
-        self.stream.write("".join(f"{self._text(execution_id, line, moment)}\n" for line in told))
-        self.stream.flush()
+        self._unwritten += [self._text(execution_id, line, moment) for line in told]
+
+    def write(self) -> None:
+        """Write what has gathered; a closed log fails no run."""
+        text = "".join(self._unwritten)
+        self._unwritten.clear()
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def _text(self, execution_id: str, line: Line, moment: str) -> str:
         event = {"execution_id": execution_id, "scope": line.scope, "event": line.message, "level": line.level}
-        return self.renderer(None, line.level, event | {"timestamp": moment})
+        return self._renderer(None, line.level, event | {"timestamp": moment}) + "\n"
 
 
 _run_log: _RunLog | None = None
 
 
 def log_run(execution_id: str, lines: Sequence[Line]) -> None:
-    """Log what an execution says, in order, as any other lines are logged."""
+    """Log what an execution says, in order, as any other lines are logged; from within the event loop."""
     if _run_log is not None:
-        _run_log.write(execution_id, lines)
+        _run_log.add(execution_id, lines)
         return
     for line in lines:  # nobody has configured logs: whoever has configured structlog gets them
         getattr(_run, line.level)(line.message, execution_id=execution_id, scope=line.scope)

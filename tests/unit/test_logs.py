@@ -1,5 +1,7 @@
 """The process log: what runs say looks like any other line, and nothing below the level is written."""
 
+import asyncio
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -24,10 +26,16 @@ def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
     logs._run_log = None
 
 
+async def tell(execution_id, lines):
+    """Log lines of a run; they are written by the next turn of the loop."""
+    logs.log_run(execution_id, lines)
+    await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("form", ["json", "human"])
-def test_lines_of_runs_look_like_any_others(form, written):
+async def test_lines_of_runs_look_like_any_others(form, written):
     logs.configure_logs(form, "info")
-    logs.log_run("exec_1", LINES)
+    await tell("exec_1", LINES)
     runs = written()
     log = structlog.get_logger("other")
     for line in LINES:
@@ -35,20 +43,20 @@ def test_lines_of_runs_look_like_any_others(form, written):
     assert [re.sub(STAMP, "STAMP", line) for line in runs] == [re.sub(STAMP, "STAMP", line) for line in written()]
 
 
-def test_a_line_is_json(written):
+async def test_a_line_is_json(written):
     logs.configure_logs("json", "info")
-    logs.log_run("exec_1", LINES)
+    await tell("exec_1", LINES)
     first, second = map(json.loads, written())
     assert re.fullmatch(STAMP, first.pop("timestamp"))
     assert first == {"execution_id": "exec_1", "scope": "workflow", "event": LINES[0].message, "level": "info"}
     assert (second["level"], second["event"]) == ("error", LINES[1].message)
 
 
-def test_only_lines_of_the_level_are_written(written):
+async def test_only_lines_of_the_level_are_written(written):
     logs.configure_logs("human", "error")
-    logs.log_run("exec_1", LINES[:1])
+    await tell("exec_1", LINES[:1])
     assert written() == []
-    logs.log_run("exec_1", [LINES[0], LogLine("error", "a", "No")])
+    await tell("exec_1", [LINES[0], LogLine("error", "a", "No")])
     assert written() == ["[ERROR] [exec_1] [a] No"]
 
 
@@ -56,3 +64,24 @@ def test_without_a_configured_log_lines_go_where_structlog_is_told():
     with structlog.testing.capture_logs() as said:
         logs.log_run("exec_1", LINES)
     assert [(line["log_level"], line["event"]) for line in said] == [(line.level, line.message) for line in LINES]
+
+
+async def test_lines_of_one_turn_of_the_loop_are_one_write_in_order(monkeypatch, written):
+    logs.configure_logs("human", "info")
+    writes = []
+    monkeypatch.setattr(logs._run_log._stream, "write", writes.append)
+    logs.log_run("exec_1", LINES[:1])
+    logs.log_run("exec_2", LINES[:1])
+    await tell("exec_1", LINES[1:])
+    await tell("exec_1", LINES[1:])
+    assert [[line.split("] ")[1] for line in text.splitlines()] for text in writes] == [
+        ["[exec_1", "[exec_2", "[exec_1"], ["[exec_1"]
+    ]  # fmt: skip
+
+
+async def test_a_closed_log_is_nobodys_failure(monkeypatch, written):
+    logs.configure_logs("human", "info")
+    monkeypatch.setattr(logs._run_log, "_stream", io.StringIO())
+    logs._run_log._stream.close()
+    await tell("exec_1", LINES)
+    assert logs._run_log._unwritten == []
