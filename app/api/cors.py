@@ -11,7 +11,9 @@ class Cors(CORSMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origin = headers_of(scope).get("origin") if scope["type"] == "http" else None
-        if origin is None or self.is_allowed_origin(origin):
-            await super().__call__(scope, receive, send)
-        else:
+        # What nobody may store needs no `Vary: Origin` either.
+        is_own = origin is None and scope["path"].startswith("/api/")
+        if is_own or (origin is not None and not self.is_allowed_origin(origin)):
             await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)

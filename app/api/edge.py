@@ -45,7 +45,7 @@ class Edge:
                 headers, state = list(message.get("headers", ())), scope["state"]
                 add_headers(headers, scope["path"], state["request_id"], secure=scope["scheme"] in _SECURE)
                 if standing := state.get("standing"):
-                    headers.extend((name.encode(), text.encode()) for name, text in rate_headers(standing).items())
+                    headers += [(name.encode(), text.encode()) for name, text in rate_headers(standing).items()]
                 message["headers"] = headers
             await send(message)
 

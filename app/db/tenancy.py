@@ -49,7 +49,7 @@ class TenantReads:
     be looked at before. Were it, it would find nothing.
     """
 
-    def __init__(self, connect: Connect, connections: int = 2) -> None:
+    def __init__(self, connect: Connect, connections: int = 4) -> None:
         self._links = [Link(connect, PIN_PLANS) for _ in range(connections)]
         self._busy = [0] * connections
 
