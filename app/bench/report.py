@@ -44,7 +44,7 @@ def table(record: dict[str, Any]) -> Table:
 def _cells(result: dict[str, Any]) -> list[Text]:
     wanted, unit = result["wanted"], result["unit"]
     bound = "" if wanted is None else ("≥ " if wanted["higher"] else "≤ ")
-    judged = "" if result["ratio"] is not None else f" {unit}"
+    judged = "" if result["limit"] is not None else f" {unit}"
     return [
         Text(result["name"]),
         Text(f"{figure(result['value'])} {unit}"),

@@ -42,8 +42,8 @@ class Result:
 
     @property
     def verdict(self) -> Verdict | None:
-        judged = self.value if self.ratio is None else self.ratio
-        return None if self.wanted is None else self.wanted.verdict(judged)
+        judged = self.value if self.limit is None else self.ratio
+        return None if self.wanted is None or judged is None else self.wanted.verdict(judged)
 
     def record(self) -> dict[str, Any]:
         """For the JSON."""
@@ -68,9 +68,9 @@ def against(
     wanted: Wanted | None = None,
     note: str = "",
 ) -> Result:
-    """Medians, and the median of the ratios of each round."""
-    ratios = [own / bare for own, bare in zip(ours, limit, strict=True)]
-    return Result(name, unit, middle(ours), middle(limit), middle(ratios), wanted, note)
+    """Medians, and the median of the ratios of each round; there is none where the limit was too small to measure."""
+    ratios = [own / bare for own, bare in zip(ours, limit, strict=True) if bare > 0]
+    return Result(name, unit, middle(ours), middle(limit), middle(ratios) if ratios else None, wanted, note)
 
 
 async def in_rounds(rounds: int, turns: Mapping[Name, Callable[[], Awaitable[Any]]]) -> dict[Name, list[Any]]:
