@@ -71,7 +71,7 @@ async def _run_by_engine(engine: Engine, shape: Shape) -> None:
     execution_id, storage = clock.new_id("exec"), engine.storage
     subscription = storage.hub.subscribe(execution_id)
     try:
-        await storage.recorder.create(
+        await engine.orchestrator.accept(
             NewExecution(
                 id=execution_id,
                 org_id=FIRST_ORG,
@@ -88,7 +88,6 @@ async def _run_by_engine(engine: Engine, shape: Shape) -> None:
                 audit_id=clock.new_id("audit"),
             )
         )
-        engine.orchestrator.nudge()
         while True:
             events = await subscription.take()
             if events[-1].type in TERMINAL_TYPES if events else await storage.log.ended(FIRST_ORG, execution_id):

@@ -1,4 +1,4 @@
-"""One execution of the limit: accepted, claimed, started, then wave after wave, each durable before the next begins."""
+"""One execution of the limit: accepted, started, then wave after wave, each durable before the next begins."""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter
@@ -11,6 +11,7 @@ from app.bench.shapes import Shape, Wave
 from app.steps.functions import fibonacci
 
 _WALL = clock.now().timestamp() - perf_counter()
+EPOCH = 1
 _LOGGED = '{"message":"done","level":"info"}'
 
 
@@ -21,7 +22,6 @@ class Execution:
         self._record = record
         self._id = execution_id
         self._shape = shape
-        self._epoch = 0
         self._write_no = 0
         self._next_seq = 2
         self._progress = 0
@@ -29,7 +29,7 @@ class Execution:
 
     @classmethod
     async def accept(cls, record: Record, shape: Shape) -> "Execution":
-        """A new one, durable as PENDING."""
+        """A new one, durable as PENDING and owned."""
         execution_id = clock.new_id("exec")
         await record.create(execution_id, shape.workflow_id)
         return cls(record, execution_id, shape)
@@ -39,8 +39,7 @@ class Execution:
         return self._id
 
     async def run(self) -> None:
-        """From the claim to the end."""
-        self._epoch = await self._record.claim(self._id)
+        """From the start to the end."""
         now = _now()
         self._say("execution_started", None, now, {"total_steps": len(self._shape.waves), "started_at": now})
         self._start(0, now)
@@ -100,7 +99,7 @@ class Execution:
         events, self._events = self._events, []
         status, output = ("COMPLETED", _LOGGED) if ended else (None, None)
         await self._record.write(
-            Write(self._id, self._epoch, self._write_no, self._next_seq, self._progress, status, output, steps, events)
+            Write(self._id, EPOCH, self._write_no, self._next_seq, self._progress, status, output, steps, events)
         )
 
 

@@ -1,6 +1,6 @@
-"""The record of the limit: accept, claim and write, each a group commit on a connection of its own."""
+"""The record of the limit: accept and write, each a group commit on a connection of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from app.bench.limit.group import Group
-from app.bench.limit.tables import ADD_WORKFLOW, CLAIM, CREATE, PIN_PLANS, TABLES, WORKER, WRITE
+from app.bench.limit.tables import ADD_WORKFLOW, CREATE, PIN_PLANS, TABLES, WORKER, WRITE
 from app.bench.shapes import SHAPES
 from app.db.engines import DriverConnection, connect
 
@@ -52,37 +52,32 @@ class LeaseLost(Exception):
 class Record:
     """Durable on return, all of it."""
 
-    def __init__(self, create: Any, claim: Any, write: Any) -> None:
-        self._create, self._claim, self._write = create, claim, write
+    def __init__(self, create: Any, write: Any) -> None:
+        self._create, self._write = create, write
         self._creating = Group[tuple[str, str], None](self._create_all)
-        self._claiming = Group[str, Mapping[str, int]](self._claim_all)
         self._writing = Group[Write, frozenset[str]](self._write_all)
 
     @classmethod
     async def open(cls, url: str, stack: AsyncExitStack) -> "Record":
         """Connected until the stack ends; the tables are made if there are none."""
         connections: list[DriverConnection] = []
-        for _ in range(3):
+        for _ in range(2):
             connections.append(connection := await connect(url, "bench-limit"))
             stack.push_async_callback(connection.close)
         await prepare(connections[0])
         for connection in connections:
             await connection.execute(PIN_PLANS)
-        statements = zip(connections, (CREATE, CLAIM, WRITE), strict=True)
+        statements = zip(connections, (CREATE, WRITE), strict=True)
         record = cls(*[await connection.prepare(statement) for connection, statement in statements])
         stack.push_async_callback(record.stop)
         return record
 
     async def stop(self) -> None:
-        for group in (self._creating, self._claiming, self._writing):
+        for group in (self._creating, self._writing):
             await group.stop()
 
     async def create(self, execution_id: str, workflow_id: str) -> None:
         await self._creating.put((execution_id, workflow_id))
-
-    async def claim(self, execution_id: str) -> int:
-        """The epoch."""
-        return (await self._claiming.put(execution_id))[execution_id]
 
     async def write(self, write: Write) -> None:
         """Raises LeaseLost."""
@@ -90,11 +85,7 @@ class Record:
             raise LeaseLost(write.execution_id)
 
     async def _create_all(self, batch: Sequence[tuple[str, str]]) -> None:
-        await self._create.fetch([item[0] for item in batch], [item[1] for item in batch])
-
-    async def _claim_all(self, batch: Sequence[str]) -> Mapping[str, int]:
-        rows: Sequence[asyncpg.Record] = await self._claim.fetch(WORKER, sorted(batch))
-        return {row["id"]: row["lease_epoch"] for row in rows}
+        await self._create.fetch([item[0] for item in batch], [item[1] for item in batch], WORKER)
 
     async def _write_all(self, batch: Sequence[Write]) -> frozenset[str]:
         rows: Sequence[asyncpg.Record] = await self._write.fetch(WORKER, *_arrays(batch))
