@@ -54,7 +54,7 @@ class Process:
 
     async def ready(self) -> str:
         """Wait until the server in it is ready; its URL."""
-        return (await self.says(r'"url":"(http://[^"]+)","event":"ready"'))[1]
+        return (await self.says(r'"url": ?"(http://[^"]+)", ?"event": ?"ready"'))[1]
 
     @property
     def ended(self) -> bool:
