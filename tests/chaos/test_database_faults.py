@@ -219,7 +219,7 @@ async def test_who_loses_sight_of_the_database_lets_go_before_another_takes_over
 async def test_a_database_without_room_for_connections_is_told_as_such(
     deployment: Cluster, http: httpx.AsyncClient
 ) -> None:
-    third = App(3, deployment.apps[0].proxy, deployment)
+    third = App(3, deployment.apps[0].proxy, deployment, deployment.apps[0].warm)
     async with deployment.postgres.connected() as connection:
         await connection.execute("ALTER ROLE stepstream_api CONNECTION LIMIT 1")
         try:
