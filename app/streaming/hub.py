@@ -8,9 +8,11 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import TypeAlias
 
 from app.domain.changes import Event
 from app.domain.events import TERMINAL_TYPES
+from app.engine.ports import EventLog
 from app.streaming.wire import WireEvent
 
 QUEUE_LIMIT = 256
@@ -100,12 +102,16 @@ class EndWatch:
             self._word.set_result(word)
 
 
+_Read: TypeAlias = tuple[str, str, int, int]
+
+
 class Hub:
     """Implements `app.engine.ports.EventBus`."""
 
     def __init__(self) -> None:
         self._subscriptions: dict[str, set[Subscription | EndWatch]] = {}
         self._published: dict[str, int] = {}
+        self._reads: dict[_Read, asyncio.Future[Sequence[WireEvent]]] = {}
 
     def subscribe(self, execution_id: str) -> Subscription:
         """From now on receive the execution's events; read the log for those before."""
@@ -118,6 +124,23 @@ class Hub:
         watch = EndWatch(self, execution_id)
         self._subscriptions.setdefault(execution_id, set()).add(watch)
         return watch
+
+    async def stored(
+        self, log: EventLog, org_id: str, execution_id: str, after: int, limit: int
+    ) -> Sequence[WireEvent]:
+        """Recorded events with seq > `after`, read once for all who ask for them in the same turn of the loop.
+
+        They do when an execution that another process runs has moved.
+        """
+        read = (org_id, execution_id, after, limit)
+        found = self._reads.get(read)
+        if found is None:
+            found = self._reads[read] = asyncio.ensure_future(self._read(log, read))
+        return await asyncio.shield(found)
+
+    async def _read(self, log: EventLog, read: _Read) -> Sequence[WireEvent]:
+        del self._reads[read]  # who asks from now on may know of more
+        return [WireEvent(read[1], event) for event in await log.read(*read)]
 
     def publish(self, execution_id: str, events: Sequence[Event]) -> None:
         """Pass on events that this process has committed."""

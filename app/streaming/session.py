@@ -28,13 +28,13 @@ async def follow(
     With `ended` the execution is known to be over: what the log holds is all there will be.
     """
     if ended:
-        async for stored in _stored(log, org_id, execution_id, after):
+        async for stored in _stored(hub, log, org_id, execution_id, after):
             yield stored
         return
     subscription = hub.subscribe(execution_id)
     subscription.invalidate()
     try:
-        async with aclosing(_batches(subscription, log, org_id, after)) as batches:
+        async with aclosing(_batches(hub, subscription, log, org_id, after)) as batches:
             async for batch in batches:
                 yield batch
                 if batch[-1].type in TERMINAL_TYPES:
@@ -44,7 +44,7 @@ async def follow(
 
 
 async def _batches(
-    subscription: Subscription, log: EventLog, org_id: str, cursor: int
+    hub: Hub, subscription: Subscription, log: EventLog, org_id: str, cursor: int
 ) -> AsyncGenerator[Sequence[WireEvent], None]:
     while True:
         live = await subscription.take()
@@ -54,24 +54,23 @@ async def _batches(
                 cursor = fresh[-1].seq
                 yield fresh
             continue
-        async for stored in _stored(log, org_id, subscription.execution_id, cursor):
+        async for stored in _stored(hub, log, org_id, subscription.execution_id, cursor):
             cursor = stored[-1].seq
             yield stored
 
 
 async def _stored(
-    log: EventLog, org_id: str, execution_id: str, cursor: int
+    hub: Hub, log: EventLog, org_id: str, execution_id: str, cursor: int
 ) -> AsyncGenerator[Sequence[WireEvent], None]:
-    while stored := await _read(log, org_id, execution_id, cursor):
+    while stored := await _read(hub, log, org_id, execution_id, cursor):
         cursor = stored[-1].seq
         yield stored
 
 
-async def _read(log: EventLog, org_id: str, execution_id: str, cursor: int) -> Sequence[WireEvent]:
+async def _read(hub: Hub, log: EventLog, org_id: str, execution_id: str, cursor: int) -> Sequence[WireEvent]:
     while True:
         try:
-            found = await log.read(org_id, execution_id, cursor, PAGE)
-            return [WireEvent(execution_id, event) for event in found]
+            return await hub.stored(log, org_id, execution_id, cursor, PAGE)
         except Unavailable:
             await asyncio.sleep(RETRY_SECONDS * (0.5 + clock.jitter()))
 

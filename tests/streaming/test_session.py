@@ -47,6 +47,12 @@ async def take(batches, number):
     return seen
 
 
+async def has_read():
+    """A session that goes on has read the log to its end by now: that takes it a few turns of the loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 async def test_who_comes_late_gets_everything(hub, log):
     commit(hub, log, *events(1, 20, ends=True))
     assert await collect(hub, log) == list(range(1, 21))
@@ -64,7 +70,7 @@ async def test_who_is_there_gets_events_as_they_come_without_reading(hub, log):
     async with aclosing(follow(hub, log, ORG, EXECUTION)) as batches:
         assert await take(batches, 2) == [1, 2]
         waiting = asyncio.ensure_future(take(batches, 3))
-        await asyncio.sleep(0)
+        await has_read()
         log.reads.clear()
         commit(hub, log, *events(3, 5))
         assert await waiting == [3, 4, 5]
@@ -155,7 +161,7 @@ async def test_the_poller_leaves_alone_who_has_it_all(hub, log):
         commit(hub, log, *events(1, 3))
         assert await waiting == [1, 2, 3]
         waiting = asyncio.ensure_future(take(batches, 1))
-        await asyncio.sleep(0)
+        await has_read()
         log.reads.clear()
         for _ in range(3):
             await poller._look()
@@ -257,6 +263,35 @@ async def test_over_any_disconnections_the_pieces_are_the_table(actions):
     await reading
     assert seen == [each.seq for each in log.stored]
     assert hub.subscribers == 0
+
+
+async def test_a_crowd_that_hears_of_another_process_reads_the_log_once(hub, log):
+    commit(hub, log, event(1), here=False)
+    sessions = [follow(hub, log, ORG, EXECUTION) for _ in range(50)]
+    assert await asyncio.gather(*(take(session, 1) for session in sessions)) == [[1]] * 50
+    assert log.reads == [0]
+    following = [asyncio.ensure_future(take(session, 2)) for session in sessions]
+    await asyncio.sleep(0)
+    commit(hub, log, *events(2, 3), here=False)
+    hub.moved([EXECUTION])
+    assert await asyncio.gather(*following) == [[2, 3]] * 50
+    assert log.reads == [0, 1]
+    for session in sessions:
+        await session.aclose()
+    assert (hub.subscribers, hub._reads) == (0, {})
+
+
+async def test_who_asks_while_the_log_is_read_asks_anew(hub, log):
+    log.free.clear()
+    early = asyncio.ensure_future(hub.stored(log, ORG, EXECUTION, 0, PAGE))
+    await log.reading.wait()
+    commit(hub, log, event(1), here=False)
+    late = asyncio.ensure_future(hub.stored(log, ORG, EXECUTION, 0, PAGE))
+    early.cancel()
+    await asyncio.sleep(0)
+    log.free.set()
+    assert [each.seq for each in await late] == [1]
+    assert log.reads == [0, 0]
 
 
 async def test_waiting_ends_with_the_terminal_event_and_reads_no_log(hub, log):
