@@ -6,6 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.bench.figures import middle
+
+LONG_ENOUGH = 0.5
+"""Seconds of a turn from which on the system's own accounts of processor time are good enough."""
+
 _STYLES = {"goal": "green", "floor": "yellow", "below": "red"}
 _WORDS = {"goal": "goal", "floor": "short of the goal", "below": "below the floor"}
 
@@ -22,8 +27,8 @@ def show(console: Console, record: dict[str, Any]) -> None:
     )
     settings = " ".join(f"{name}={value}" for name, value in record["server_settings"].items())
     console.print(f"Limits meant for people were lifted: {settings}", style="dim")
-    if (others := _others(record)) is not None:
-        console.print(f"Others used {others:.0%} of the processors in the median turn.", style="dim")
+    if taken := [f"{name} {share:.0%}" for name, share in others(record).items()]:
+        console.print(f"Others used of the processors, in the median turn: {', '.join(taken)}.", style="dim")
     for reason in record["void"]:
         console.print(f"This run is void. {reason}", style="bold red")
 
@@ -63,14 +68,15 @@ def figure(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _others(record: dict[str, Any]) -> float | None:
-    shares = sorted(_shares(record["scenarios"]))
-    return shares[len(shares) // 2] if shares else None
+def others(record: dict[str, Any]) -> dict[str, float]:
+    """By scenario, what others took of the processors; with much of it, rates say little and ratios less than usual."""
+    shares = {name: _shares(scenario["measurements"]) for name, scenario in record["scenarios"].items()}
+    return {name: middle(each) for name, each in shares.items() if each}
 
 
 def _shares(part: Any) -> list[float]:
     if isinstance(part, dict):
-        own = [part["others_share_of_cpu"]] if "others_share_of_cpu" in part else []
+        own = [part["others_share_of_cpu"]] if part.get("seconds", 0) >= LONG_ENOUGH else []
         return own + [share for inner in part.values() for share in _shares(inner)]
     if isinstance(part, list):
         return [share for inner in part for share in _shares(inner)]

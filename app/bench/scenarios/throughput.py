@@ -54,7 +54,8 @@ async def throughput(testbed: Testbed, sizes: Sizes) -> Outcome:
     )
     if share < LEAST_LIMIT:
         outcome.void.append(
-            f"The limit did {share:.3f} runs for each one-row commit of the server; below {LEAST_LIMIT} it is no limit"
+            f"The limit did {share:.3f} runs for each one-row commit of the server, not {LEAST_LIMIT}: "
+            "repeat it while nobody else uses the machine."
         )
     return outcome
 
