@@ -17,9 +17,9 @@ AUTH, SEALER = "stepstream-auth", "stepstream-sealer"
 
 STATEMENTS: dict[str, tuple[str, str]] = {
     "record": ("e.write_no = t.write_no - 1", ENGINE),
-    "accept": ("INSERT INTO idempotency_keys (org_id, key, fingerprint, execution_id)", ENGINE),
+    "accept": ("user_id, input_data, labels, priority", ENGINE),
     "look": ("WITH due AS", ENGINE),
-    "claim": ("WITH RECURSIVE orphans", ENGINE),
+    "claim": ("WITH RECURSIVE suspect", ENGINE),
     "called": ("WITH unread AS", ENGINE),
     "strays": ("AS kept(id)", ENGINE),
     "rescue": ("WITH RECURSIVE dead", LEASE),

@@ -15,7 +15,7 @@ from app.embedded.cluster import SOCKET_FILE
 from app.engine.credentials import RefreshSuccessor, Rotated
 from tests.chaos.conftest import World
 from tests.chaos.journal import pause
-from tests.chaos.nemesis import API, ENGINE
+from tests.chaos.nemesis import API, STATEMENTS
 from tests.chaos.proxy import Loses, Loss, Proxy, proxy
 from tests.chaos.workload import Wish
 from tests.database import EXTERNAL, Database
@@ -50,7 +50,7 @@ async def test_a_refresh_whose_answer_is_lost_does_not_make_a_thief_of_its_owner
         await engine.dispose()
 
 
-ACCEPT, COMMIT = ("INSERT INTO idempotency_keys (org_id, key", ENGINE), ("COMMIT", API)
+ACCEPT, COMMIT = STATEMENTS["accept"], ("COMMIT", API)
 
 
 async def test_a_start_without_a_key_whose_answer_is_lost_is_one_start(world: World) -> None:
