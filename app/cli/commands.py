@@ -209,7 +209,11 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Write every measurement to a file.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Only these: throughput, latency, sequences, fan-out.")
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Of throughput, latency, sequences, fan-out, streaming, memory, growth and waiting, only these.",
+        ),
     ] = None,
 ) -> None:
     """Measure this version on this machine, on a Postgres of its own, beside the least that its record can cost."""
