@@ -34,13 +34,14 @@ def show(console: Console, record: dict[str, Any]) -> None:
 
 
 def table(record: dict[str, Any]) -> Table:
-    """A line for each result."""
+    """A line for each result, by scenario."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("", no_wrap=True)
     for heading in ("measured", "limit", "ratio", "goal", "floor"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("")
-    for scenario in record["scenarios"].values():
+    for name, scenario in record["scenarios"].items():
+        shown.add_row(Text(name, style="bold cyan"))
         for result in scenario["results"]:
             shown.add_row(*_cells(result))
     return shown
@@ -51,7 +52,7 @@ def _cells(result: dict[str, Any]) -> list[Text]:
     bound = "" if wanted is None else ("≥ " if wanted["higher"] else "≤ ")
     judged = "" if result["limit"] is not None else f" {unit}"
     return [
-        Text(result["name"]),
+        Text(f"  {result['name']}"),
         Text(f"{figure(result['value'])} {unit}"),
         Text("" if result["limit"] is None else f"{figure(result['limit'])} {unit}"),
         Text("" if result["ratio"] is None else f"{result['ratio']:.2f}", style=_STYLES.get(result["verdict"], "")),

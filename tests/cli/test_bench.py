@@ -55,7 +55,7 @@ async def test_the_table_has_a_line_for_each_result_beside_goal_and_floor(record
     text = console.export_text()
     results = [result for scenario in record["scenarios"].values() for result in scenario["results"]]
     assert all(result["name"] in text for result in results)
-    (rest,) = [line for line in text.splitlines() if line.startswith("1a ")]
+    (rest,) = [line for line in text.splitlines() if line.startswith("  three steps over REST  ")]
     assert "≥ 0.75" in rest
     assert "≥ 0.45" in rest
     for result in results:

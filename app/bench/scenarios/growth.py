@@ -25,7 +25,7 @@ _NEWEST = "SELECT max(id) FROM executions"
 
 
 async def growth(testbed: Testbed, sizes: Sizes) -> Outcome:
-    """6."""
+    """Over REST, for reads, and for the engine alone."""
     outcome = Outcome()
     over_http: dict[str, Contestant] = {
         "ours, empty": await testbed.rest("empty"),
@@ -35,7 +35,7 @@ async def growth(testbed: Testbed, sizes: Sizes) -> Outcome:
     }
     await _grow(testbed, over_http["ours, grown"], sizes, audited=True)
     await _grow(testbed, over_http["limit, grown"], sizes, audited=False)
-    await _compare(testbed, sizes, outcome, over_http, "6 three steps over REST", ("throughput", "latency"))
+    await _compare(testbed, sizes, outcome, over_http, "three steps over REST", ("throughput", "latency"))
     await _reads(testbed, sizes, outcome)
     for database in ("empty", "grown"):
         await testbed.stop(database)
@@ -45,7 +45,7 @@ async def growth(testbed: Testbed, sizes: Sizes) -> Outcome:
         "limit, empty": await testbed.limit("limit_empty"),
         "limit, grown": await testbed.limit("limit_grown"),
     }
-    await _compare(testbed, sizes, outcome, alone, "6 three steps, engine alone", ("throughput",))
+    await _compare(testbed, sizes, outcome, alone, "three steps, engine alone", ("throughput",))
     for database in ("empty", "grown", "limit_empty", "limit_grown"):
         await testbed.stop(database)
     return outcome
@@ -73,7 +73,7 @@ async def _compare(
     for contestant in contestants.values():
         await contestant.for_seconds(THREE_STEPS, sizes.at_once, sizes.warm_up_seconds)
     for measure in measures:
-        testbed.tell(f"{name[2:]}: {measure} with and without {sizes.history:,} finished runs")
+        testbed.tell(f"{name.capitalize()}: {measure} with and without {sizes.history:,} finished runs")
         turns: dict[str, list[Turn]] = await in_rounds(
             sizes.growth_rounds,
             {
@@ -117,7 +117,7 @@ async def _reads(testbed: Testbed, sizes: Sizes, outcome: Outcome) -> None:
         await queue.close()
     for name in (*paths["grown"], "a claim"):
         grown, empty = middle(measured[name, "grown"]), middle(measured[name, "empty"])
-        outcome.results.append(Result(f"6 {name}, p50", "ms", grown, note=f"{empty:.3g} ms without them"))
+        outcome.results.append(Result(f"{name}, p50", "ms", grown, note=f"{empty:.3g} ms without them"))
         outcome.measurements[f"{name}, p50_ms"] = {size: measured[name, size] for size in rests}
 
 

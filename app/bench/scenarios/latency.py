@@ -12,7 +12,7 @@ _WANTED = Wanted(1.5, 2.5)
 
 
 async def latency(testbed: Testbed, sizes: Sizes) -> Outcome:
-    """2, and the same without HTTP."""
+    """Over REST, and without HTTP."""
     contestants: list[Contestant] = [
         await testbed.rest(), await testbed.limit_over_http(), await testbed.engine(), await testbed.limit(),
     ]  # fmt: skip
@@ -30,13 +30,13 @@ async def latency(testbed: Testbed, sizes: Sizes) -> Outcome:
         own, bare = ([turn[f"{percentile}_ms"] for turn in figures[whose]] for whose in (ours, limit))
         return against(f"{name}, {percentile}", "ms", own, bare, wanted)
 
-    over_rest = partial(compared, "2 three steps over REST", "rest", "limit over HTTP")
+    over_rest = partial(compared, "three steps over REST", "rest", "limit over HTTP")
     return Outcome(
         [
             over_rest("p50", _WANTED),
             over_rest("p95"),
             over_rest("p99"),
-            compared("  engine alone", "engine", "limit", "p50"),
+            compared("three steps, engine alone", "engine", "limit", "p50"),
         ],
         figures,
     )

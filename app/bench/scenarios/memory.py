@@ -23,7 +23,7 @@ _NAPS = 60
 
 
 async def memory(testbed: Testbed, sizes: Sizes) -> Outcome:
-    """8, of a server that has had some load before."""
+    """Of a server that has had some load before."""
     rest = await testbed.rest(DATABASE)
     await add_workflow(rest.ledger, _WORKFLOW, _naps())
     await rest.for_seconds(THREE_STEPS, sizes.at_once, max(sizes.warm_up_seconds, 0.1))
@@ -35,7 +35,7 @@ async def memory(testbed: Testbed, sizes: Sizes) -> Outcome:
     await testbed.stop(DATABASE)
     each = (during - before) / sizes.crowd / 1024
     return Outcome(
-        [Result(f"8 memory of one of {sizes.crowd:,} running", "KiB", each, wanted=Wanted(25, 60))],
+        [Result(f"memory of one of {sizes.crowd:,} running", "KiB", each, wanted=Wanted(25, 60))],
         {"before_bytes": before, "during_bytes": during, "running": sizes.crowd},
     )
 

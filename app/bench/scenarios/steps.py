@@ -23,23 +23,23 @@ class Trial:
 
 
 async def sequences(testbed: Testbed, sizes: Sizes) -> Outcome:
-    """3: the known public comparison of engines."""
+    """The shapes of the known public comparison of engines."""
     return await _compare(
         testbed,
         [
-            Trial("3 forty steps of fibonacci(10)", FORTY_STEPS, sizes.sequence_runs, sizes.rounds, Wanted(1.5, 2.5)),
-            Trial("3 ten steps of fibonacci(25)", TEN_STEPS, sizes.sequence_runs, sizes.rounds),
+            Trial("forty steps of fibonacci(10)", FORTY_STEPS, sizes.sequence_runs, sizes.rounds, Wanted(1.5, 2.5)),
+            Trial("ten steps of fibonacci(25)", TEN_STEPS, sizes.sequence_runs, sizes.rounds),
         ],
     )
 
 
 async def fan_out(testbed: Testbed, sizes: Sizes) -> Outcome:
-    """4."""
+    """Side by side, and as items."""
     return await _compare(
         testbed,
         [
-            Trial("4 a hundred steps and a join", FAN_OUT, sizes.fan_out_runs, sizes.rounds, Wanted(2.5, 4.0)),
-            Trial("4 for_each of 10,000", ITEMS, 1, sizes.item_rounds),
+            Trial("a hundred steps and a join", FAN_OUT, sizes.fan_out_runs, sizes.rounds, Wanted(2.5, 4.0)),
+            Trial("for_each of 10,000", ITEMS, 1, sizes.item_rounds),
         ],
     )
 
@@ -48,7 +48,7 @@ async def _compare(testbed: Testbed, trials: list[Trial]) -> Outcome:
     contestants: list[Contestant] = [await testbed.engine(), await testbed.limit(), await testbed.rest()]
     referee, outcome = testbed.referee, Outcome()
     for trial in trials:
-        testbed.tell(trial.name[2:].capitalize())
+        testbed.tell(trial.name.capitalize())
         for contestant in contestants if trial.runs > 1 else ():
             await contestant.one_by_one(trial.shape, 1)
         turns = await in_rounds(
@@ -58,6 +58,6 @@ async def _compare(testbed: Testbed, trials: list[Trial]) -> Outcome:
         outcome.measurements[trial.shape.name] = {name: [turn.figures for turn in each] for name, each in turns.items()}
         outcome.results += [
             against(trial.name, "s", seconds["engine"], seconds["limit"], trial.wanted),
-            against("  over REST", "s", seconds["rest"], seconds["limit"]),
+            against(f"{trial.name}, over REST", "s", seconds["rest"], seconds["limit"]),
         ]
     return outcome

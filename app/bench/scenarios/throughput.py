@@ -15,7 +15,7 @@ LEAST_LIMIT = 0.15
 
 
 async def throughput(testbed: Testbed, sizes: Sizes) -> Outcome:
-    """1a, 1b and 9; memory and processor time of the server under this load (8)."""
+    """With the server's one-row commits beside it, and what a run costs of processor time and memory."""
     referee = testbed.referee
     contestants: list[Contestant] = [
         await testbed.rest(), await testbed.limit_over_http(), await testbed.engine(), await testbed.limit(),
@@ -39,11 +39,9 @@ async def throughput(testbed: Testbed, sizes: Sizes) -> Outcome:
     share = middle([limit / bare for limit, bare in zip(rates["limit"], commits, strict=True)])
     outcome = Outcome(
         [
-            against(
-                "1a three steps over REST", "/s", rates["rest"], rates["limit over HTTP"], Wanted(0.75, 0.45, True)
-            ),
-            against("1b three steps, engine alone", "/s", rates["engine"], rates["limit"], Wanted(0.65, 0.40, True)),
-            Result("9 one-row commits, 64 clients", "/s", middle(commits)),
+            against("three steps over REST", "/s", rates["rest"], rates["limit over HTTP"], Wanted(0.75, 0.45, True)),
+            against("three steps, engine alone", "/s", rates["engine"], rates["limit"], Wanted(0.65, 0.40, True)),
+            Result("one-row commits, 64 clients", "/s", middle(commits)),
             *_cost(turns),
         ],
         {
@@ -67,9 +65,9 @@ def _cost(turns: dict[str, list[Turn]]) -> list[Result]:
         return [turn.figures["cpu_ms_per_run"][part] for turn in turns[name]]
 
     lines = [
-        against(f"8 processor time of {name}, {label}", "ms/run", spent(name, part), spent(limit, part))
+        against(f"processor time of {name}, {label}", "ms/run", spent(name, part), spent(limit, part))
         for name, limit in (("rest", "limit over HTTP"), ("engine", "limit"))
         for part, label in (("app", "Python"), ("postgres", "Postgres"))
     ]
     peak = max(turn.figures["peak_mib"]["app"] for turn in turns["rest"])
-    return [*lines, Result("8 server's memory under this load", "MiB", peak, wanted=Wanted(150, 250))]
+    return [*lines, Result("server's memory under this load", "MiB", peak, wanted=Wanted(150, 250))]

@@ -42,7 +42,7 @@ class Idle:
 
 
 async def waiting(testbed: Testbed, sizes: Sizes) -> Outcome:
-    """7."""
+    """Memory, load and wake-ups, with and without the crowd."""
     rest = await testbed.rest(DATABASE)
     for workflow_id, step in (
         (_SIGNAL, {"type": "wait_for_signal", "with": {"signal": "go"}}),
@@ -77,20 +77,20 @@ def _told(sizes: Sizes, empty: Idle, crowded: Idle, found: dict[str, list[float]
     return Outcome(
         [
             Result(
-                f"7 server's memory {beside}", "MiB", crowded.memory / 2**20, note=f"{empty.memory / 2**20:.1f} without"
+                f"server's memory {beside}", "MiB", crowded.memory / 2**20, note=f"{empty.memory / 2**20:.1f} without"
             ),
             Result(
-                "7 idle processor time, Python", "ms/s", crowded.app * 1000, note=f"{empty.app * 1000:.3g} without"
+                "idle processor time, Python", "ms/s", crowded.app * 1000, note=f"{empty.app * 1000:.3g} without"
             ),
             Result(
-                "7 idle processor time, Postgres", "ms/s", crowded.postgres * 1000,
+                "idle processor time, Postgres", "ms/s", crowded.postgres * 1000,
                 note=f"{empty.postgres * 1000:.3g} without",
             ),
             Result(
-                "7 idle transactions", "/s", crowded.transactions, note=f"{empty.transactions:.3g} without"
+                "idle transactions", "/s", crowded.transactions, note=f"{empty.transactions:.3g} without"
             ),
             *(
-                Result(f"7 wake-up {how}, p50", "ms", percentile(late, 50) * 1000,
+                Result(f"wake-up {how}, p50", "ms", percentile(late, 50) * 1000,
                        note=f"p99 {percentile(late, 99) * 1000:.3g} ms")
                 for how, late in found.items()
             ),
