@@ -1,8 +1,10 @@
 """Group commit: what arrives while one commit is in flight becomes the next batch. No timer.
 
-A lone item is written at once; under load batches grow by themselves, up to a bound. A batch that the database refuses
-is halved until the bad item is alone, so that its neighbours are written. The write runs in a task of its own and each
-item has a future of its own: whoever waits may be cancelled without cutting a commit, or anybody else.
+A lone item is written at once; under load batches grow by themselves, up to a bound. A large one is half of what is
+under way, so that one half computes while the other is committed: in one batch, all would wait for the database
+together, and then the database for them. A batch that the database refuses is halved until the bad item is alone, so
+that its neighbours are written. The write runs in a task of its own and each item has a future of its own: whoever
+waits may be cancelled without cutting a commit, or anybody else.
 """
 
 import asyncio
@@ -18,6 +20,8 @@ Result = TypeVar("Result")
 
 BATCH_ITEMS = 240
 """So many ids fit into one notification."""
+HALVED_FROM = 64
+"""Fewer items than these are one batch: two halves would cost more than they save."""
 BATCH_BYTES = 4 << 20
 """A batch must pass well within one command's timeout on a slow network; a larger item goes alone."""
 STOP_SECONDS = 5.0
@@ -50,8 +54,8 @@ class _Batch(Generic[Item, Result]):
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answers: list[asyncio.Future[Result]] = []
 
-    def has_room(self, size: int) -> bool:
-        return len(self.items) < BATCH_ITEMS and self.bytes + size <= BATCH_BYTES
+    def has_room(self, size: int, most: int) -> bool:
+        return len(self.items) < most and self.bytes + size <= BATCH_BYTES
 
     def add(self, item: Item, size: int) -> "asyncio.Future[Result]":
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -90,6 +94,7 @@ class GroupCommit(Generic[Item, Result]):
         self._on_flush = on_flush
         self._gathering: deque[_Batch[Item, Result]] = deque()
         self._newest: _Batch[Item, Result] | None = None
+        self._most = HALVED_FROM // 2
         self._arrived = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -118,7 +123,7 @@ class GroupCommit(Generic[Item, Result]):
         if self._stopping:
             raise _unwritten()
         size = self._weigh(item)
-        if not self._gathering or not self._gathering[-1].has_room(size):
+        if not self._gathering or not self._gathering[-1].has_room(size, self._most):
             self._gathering.append(_Batch())
         self._newest = self._gathering[-1]
         self._arrived.set()
@@ -149,6 +154,8 @@ class GroupCommit(Generic[Item, Result]):
         except asyncio.CancelledError:
             batch.fail(_unwritten())
             raise
+        under_way = len(batch.items) + sum(len(waiting.items) for waiting in self._gathering)
+        self._most = min(max(under_way, HALVED_FROM) // 2, BATCH_ITEMS)
         self._on_flush(len(batch.items), clock.monotonic() - started)
 
     async def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:

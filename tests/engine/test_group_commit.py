@@ -61,15 +61,24 @@ async def test_what_arrives_during_a_write_is_the_next_batch(committing):
     assert writer.batches == [[0], [1, 2, 3]]
 
 
-async def test_a_batch_is_bounded_by_number_and_by_size(committing):
-    writer = Writer()
-    commit = committing(writer)
-    await asyncio.gather(*(commit.submit(0) for _ in range(BATCH_ITEMS * 2 + 1)))
-    assert [len(batch) for batch in writer.batches] == [BATCH_ITEMS, BATCH_ITEMS, 1]
+async def test_a_batch_is_bounded_by_size(committing):
     sizes = {1: BATCH_BYTES // 2, 2: BATCH_BYTES // 2, 3: 1, 4: BATCH_BYTES * 3, 5: 1}
     heavy = committing(writer := Writer(), weigh=sizes.__getitem__)
     assert await asyncio.gather(*map(heavy.submit, sizes)) == [2, 4, 6, 8, 10]
     assert writer.batches == [[1, 2], [3], [4], [5]]
+
+
+@pytest.mark.parametrize(("crowd", "batch"), [(30, 30), (64, 32), (200, 100), (999, BATCH_ITEMS)])
+async def test_half_of_a_large_crowd_computes_while_the_other_is_written(committing, crowd, batch):
+    writer = Writer()
+    commit = committing(writer)
+
+    async def one_of_them() -> None:
+        for _ in range(4):
+            await commit.submit(0)
+
+    await asyncio.gather(*(one_of_them() for _ in range(crowd)))
+    assert max(len(written) for written in writer.batches) == batch
 
 
 async def test_only_the_refused_item_fails(committing):
