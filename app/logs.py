@@ -32,8 +32,8 @@ class Line(Protocol):
     def message(self) -> str: ...
 
 
-def configure_logs(form: Literal["human", "json"], level: str) -> None:
-    """Set up structlog, and route the standard library's loggers through it. Lines go to stderr."""
+def configure_logs(form: Literal["human", "json"], level: str, stream: TextIO | None = None) -> None:
+    """Set up structlog, and route the standard library's loggers through it. Lines go to stderr, or to a stream."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -42,14 +42,14 @@ def configure_logs(form: Literal["human", "json"], level: str) -> None:
     ]
     global _run_log  # noqa: PLW0603 - as much one of the process as what structlog is configured to
     renderer = human_line if form == "human" else json_line
-    _run_log = _RunLog(sys.stderr, renderer, _LEVELS[level])
+    _run_log = _RunLog(stream or sys.stderr, renderer, _LEVELS[level])
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -1,6 +1,5 @@
 """`demo`: everything in one process, and a real workflow through the public API: HTTP, bearer token, WebSocket."""
 
-import logging
 import socket
 from contextlib import AsyncExitStack
 from importlib.resources import as_file, files
@@ -139,8 +138,4 @@ def _bind(settings: Settings, port: int | None) -> socket.socket:
 
 def _log_aside(path: Path) -> None:
     """Warnings go to a file: the screen belongs to the run."""
-    configure_logs("human", "warning")
-    file = path.open("a", encoding="utf-8")
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(file)
+    configure_logs("human", "warning", path.open("a", encoding="utf-8"))

@@ -87,6 +87,7 @@ class GroupCommit(Generic[Item, Result]):
         *,
         weigh: Callable[[Item], int] = weightless,
         on_flush: OnFlush = ignore_flush,
+        by_halves: bool = False,
     ) -> None:
         self._write = write
         self._refused = refused
@@ -94,7 +95,8 @@ class GroupCommit(Generic[Item, Result]):
         self._on_flush = on_flush
         self._gathering: deque[_Batch[Item, Result]] = deque()
         self._newest: _Batch[Item, Result] | None = None
-        self._most = HALVED_FROM // 2
+        self._by_halves = by_halves
+        self._most = HALVED_FROM // 2 if by_halves else BATCH_ITEMS
         self._arrived = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -154,8 +156,9 @@ class GroupCommit(Generic[Item, Result]):
         except asyncio.CancelledError:
             batch.fail(_unwritten())
             raise
-        under_way = len(batch.items) + sum(len(waiting.items) for waiting in self._gathering)
-        self._most = min(max(under_way, HALVED_FROM) // 2, BATCH_ITEMS)
+        if self._by_halves:
+            under_way = len(batch.items) + sum(len(waiting.items) for waiting in self._gathering)
+            self._most = min(max(under_way, HALVED_FROM) // 2, BATCH_ITEMS)
         self._on_flush(len(batch.items), clock.monotonic() - started)
 
     async def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:

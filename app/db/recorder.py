@@ -157,7 +157,11 @@ class _Writer:
         self._bus = bus
         self._sender = sender
         self.commits = GroupCommit[Transition, RecordResult](
-            self._write, lambda _, error: Rejected(error.detail), weigh=Transition.bytes, on_flush=on_flush
+            self._write,
+            lambda _, error: Rejected(error.detail),
+            weigh=Transition.bytes,
+            on_flush=on_flush,
+            by_halves=True,
         )
 
     async def _write(self, batch: Sequence[Transition]) -> Sequence[RecordResult]:

@@ -112,7 +112,7 @@ async def stepstream(*arguments: str | Path, stdin: str = "", **environment: str
                 *map(str, arguments),
                 cwd=elsewhere,
                 env={**clean_environment(), "HOME": elsewhere, **environment},
-                preexec_fn=_hears_ctrl_c,
+                preexec_fn=hears_ctrl_c,
                 stdin=given,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -124,8 +124,8 @@ async def stepstream(*arguments: str | Path, stdin: str = "", **environment: str
             await process.close()
 
 
-def _hears_ctrl_c() -> None:
-    # A shell has what it runs in the background ignore it, and children inherit that.
+def hears_ctrl_c() -> None:
+    """For a new process: a shell has what it runs in the background ignore Ctrl-C, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -20,6 +20,7 @@ import structlog
 from app.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from app.embedded.cluster import SOCKET_FILE
 from app.embedded.server import backoff
+from tests.cli.processes import hears_ctrl_c
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -86,6 +87,7 @@ def spawn_user(home: Path) -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        preexec_fn=hears_ctrl_c,
         start_new_session=True,
     )
 

@@ -71,7 +71,7 @@ async def test_a_batch_is_bounded_by_size(committing):
 @pytest.mark.parametrize(("crowd", "batch"), [(30, 30), (64, 32), (200, 100), (999, BATCH_ITEMS)])
 async def test_half_of_a_large_crowd_computes_while_the_other_is_written(committing, crowd, batch):
     writer = Writer()
-    commit = committing(writer)
+    commit = committing(writer, by_halves=True)
 
     async def one_of_them() -> None:
         for _ in range(4):
