@@ -1,5 +1,6 @@
 """Whoever carries out runs: the product and the limit, each over HTTP and without."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,8 +32,8 @@ class Contestant(Protocol):
     async def one_by_one(self, shape: Shape, times: int) -> Load: ...
 
 
-class OverHttp:
-    """Runs that are asked for by this process; how, subclasses know."""
+class OverHttp(ABC):
+    """Runs that are asked for by this process, by HTTP."""
 
     def __init__(self, name: str, ledger: Ledger, pids: Sequence[int], client: HttpClient) -> None:
         self.name = name
@@ -46,8 +47,9 @@ class OverHttp:
     async def one_by_one(self, shape: Shape, times: int) -> Load:
         return await one_by_one(self.run_one, shape, times)
 
+    @abstractmethod
     async def run_one(self, shape: Shape) -> None:
-        raise NotImplementedError
+        """Ask for a run and wait for its end; raises RunFailed."""
 
 
 class Rest(OverHttp):

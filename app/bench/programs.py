@@ -1,7 +1,6 @@
 """What runs in a process of its own: the engine without HTTP, the limit, and the limit behind HTTP."""
 
 import asyncio
-import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,12 +22,10 @@ from app.db.urls import driver_url
 from app.domain.events import TERMINAL_TYPES
 from app.engine.ports import NewExecution
 from app.engine.transition import queued_event_data
+from app.process import settle_garbage_collector
 from app.services.identity import FIRST_ORG, FIRST_USER
 from app.settings import Settings, SettingsError
 from app.wiring.runtime import Engine, start_engine
-
-_GC_THRESHOLDS = (50_000, 20, 50)
-"""Those of the server."""
 
 
 async def engine(settings: Settings) -> None:
@@ -105,7 +102,7 @@ async def _obey(run_one: RunOne) -> None:
         else:
             load = await one_by_one(run_one, shape, order["times"])
         _answer(asdict(load))
-        _settle_garbage_collector()
+        settle_garbage_collector()
 
 
 async def _orders() -> AsyncIterator[dict[str, Any]]:
@@ -129,7 +126,7 @@ async def _serve(app: Any) -> None:
             app, log_config=None, access_log=False, log_level="warning", ws_per_message_deflate=False
         )
         serving = asyncio.create_task(uvicorn.Server(config).serve(sockets=[bound]))
-        _settle_garbage_collector()
+        settle_garbage_collector()
         _answer({"port": bound.getsockname()[1]})
         await serving
 
@@ -138,9 +135,3 @@ def _database(settings: Settings) -> str:
     if settings.database_url is None:
         raise SettingsError("The programs of the benchmark need DATABASE_URL")
     return driver_url(settings.database_url.get_secret_value())
-
-
-def _settle_garbage_collector() -> None:
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -19,6 +18,7 @@ from app.bench.shapes import SHAPES
 from app.db.engines import DriverConnection, connect
 from app.domain.jsontext import encode
 from app.embedded import EmbeddedPostgres
+from app.process import descriptors
 from app.services.identity import FIRST_ORG
 
 SERVER_SETTINGS: Mapping[str, str] = {
@@ -196,7 +196,7 @@ async def testbed(tell: Tell) -> AsyncIterator[Testbed]:
     postgres = EmbeddedPostgres(directory / "postgres")
     try:
         tell("Starting Postgres")
-        _raise_descriptors()
+        descriptors()  # a thousand subscribers are as many sockets, in the processes started here, too
         (directory / "installation").mkdir(mode=0o700)
         await asyncio.to_thread(postgres.start)
         async with AsyncExitStack() as stack:
@@ -204,11 +204,3 @@ async def testbed(tell: Tell) -> AsyncIterator[Testbed]:
     finally:
         await asyncio.to_thread(postgres.stop_if_last)
         await asyncio.to_thread(shutil.rmtree, directory)
-
-
-def _raise_descriptors() -> None:
-    """A thousand subscribers are a thousand sockets, here and in the processes that this one starts."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 8192 if hard == resource.RLIM_INFINITY else min(hard, 8192)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,11 +1,9 @@
 """Serving HTTP and WebSocket inside a block: ready when it begins, drained when it ends."""
 
 import asyncio
-import gc
-import resource
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import structlog
 import uvicorn
 
 from app.cli.failures import CommandFailed
+from app.process import descriptors, settle_garbage_collector
 
 log = structlog.get_logger("server")
 
@@ -26,12 +25,10 @@ if TYPE_CHECKING:  # they take a second to load, which `up` spends while Postgre
 STREAM_GRACE = 5
 """Seconds that open requests and streams get to end once the server stops."""
 
-_GC_THRESHOLDS = (50_000, 20, 50)
 _READY_POLL = 0.05
 _SERVING = (None, "storage_full")
 """A full disk keeps nobody from reading, nor from making room."""
 _BACKLOG = 2048
-MAX_DESCRIPTORS = 65_536
 RESERVED_DESCRIPTORS = 128
 """Those that clients' connections must leave to the database, to steps and to files."""
 
@@ -99,7 +96,7 @@ async def serving(app: "FastAPI", bound: socket.socket) -> AsyncIterator["Runtim
         try:
             await _first_of(server.listening.wait(), task)
             await _until_ready(runtime)
-            _settle_garbage_collector()
+            settle_garbage_collector()
             yield runtime
         finally:
             # Still listening, so that clients are told where they stand instead of finding nobody.
@@ -134,7 +131,7 @@ def configuration(app: "ASGIApp", settings: "Settings") -> uvicorn.Config:
         head_seconds=settings.header_timeout,
         body_seconds=settings.body_timeout,
         hosts=frozenset(host.lower() for host in settings.allowed_hosts),
-        max_connections=max(10, min(settings.max_connections, _descriptors() - RESERVED_DESCRIPTORS)),
+        max_connections=max(10, min(settings.max_connections, descriptors() - RESERVED_DESCRIPTORS)),
         max_bytes=settings.max_request_bytes,
     )
     protocol: Any = partial(GuardedProtocol, lobby=Lobby(limits))
@@ -157,16 +154,6 @@ def configuration(app: "ASGIApp", settings: "Settings") -> uvicorn.Config:
     )
 
 
-def _descriptors() -> int:
-    """How many files and sockets this process may have open, after asking for as many as it can get."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-    if soft < wanted:
-        with suppress(OSError, ValueError):  # some systems allow less than they say
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
 async def _first_of(awaited: Coroutine[Any, Any, object], task: "asyncio.Task[None]") -> None:
     """Wait until one is done; raises what ended the task, if it was that."""
     waiting = asyncio.ensure_future(awaited)
@@ -181,10 +168,3 @@ def _cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:
     return CommandFailed(
         f"Cannot listen on {host}:{port} ({reason}). Stop what uses it, or choose another with --port (0: any free one)"
     )
-
-
-def _settle_garbage_collector() -> None:
-    # What exists now stays for good: not looking at it again saves a third of the time of a request.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)

@@ -1,7 +1,7 @@
 """Group commit: what arrives while one commit is in flight becomes the next batch. No timer.
 
-A lone item is written at once; under load batches grow by themselves, up to a bound. A large one is half of what is
-under way, so that one half computes while the other is committed: in one batch, all would wait for the database
+A lone item is written at once; under load batches grow by themselves, up to a bound. By halves, a large one is half of
+what is under way, so that one half computes while the other is committed: in one batch, all would wait for the database
 together, and then the database for them. A batch that the database refuses is halved until the bad item is alone, so
 that its neighbours are written. The write runs in a task of its own and each item has a future of its own: whoever
 waits may be cancelled without cutting a commit, or anybody else.

@@ -33,9 +33,9 @@ async def give_up(
     """Record the execution as FAILED straight behind what is recorded; its steps stay as they are there."""
     data = events.ExecutionFailed(error_message=failure.message, error_code=failure.code, progress=recorded.progress)
     row = ExecutionRow(
-        fence.execution_id,
-        fence.owner,
-        fence.epoch,
+        id=fence.execution_id,
+        owner=fence.owner,
+        epoch=fence.epoch,
         write_no=recorded.write_no + 1,
         status=ExecutionStatus.FAILED.value,
         status_reason=failure.code,

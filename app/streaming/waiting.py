@@ -4,26 +4,17 @@ import asyncio
 
 from app.domain.errors import Unavailable
 from app.engine.ports import EventLog
-from app.streaming.hub import EndWatch, Hub, Word
+from app.streaming.hub import EndWatch, Word
 
 RETRY_SECONDS = 0.2
 
 
-async def until_terminal(hub: Hub, log: EventLog, org_id: str, execution_id: str, seconds: float) -> bool:
+async def end_of(watch: EndWatch, log: EventLog, org_id: str, seconds: float) -> bool:
     """Wait at most `seconds`; True once the terminal event is committed, False also when this process stops.
 
-    Sits out an unavailable database.
+    For who has been watching since before the end can have come, or invalidates the watch first. Sits out an
+    unavailable database.
     """
-    watch = hub.watch_end(execution_id)
-    watch.invalidate()
-    try:
-        return await end_of(watch, log, org_id, seconds)
-    finally:
-        watch.close()
-
-
-async def end_of(watch: EndWatch, log: EventLog, org_id: str, seconds: float) -> bool:
-    """The same, for who has been watching since before the end can have come."""
     try:
         async with asyncio.timeout(seconds):
             while True:

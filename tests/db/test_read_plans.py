@@ -71,7 +71,6 @@ READS: dict[str, Any] = {
         on, ORG, ExecutionFilter(created_before=OLDEST + timedelta(minutes=10)), before=None, limit=51
     ),
     "lineage": lambda on: executions.family(on, ORG, RUN, 200),
-    "steps": lambda on: executions.steps_of(on, ORG, RUN),
     "outcomes": lambda on: executions.outcomes_of(on, ORG, RUN),
     "items": lambda on: executions.items_of(on, ORG, RUN, "a", frozenset(), after="", limit=51),
     "attempts": lambda on: executions.attempts_of(on, ORG, RUN),

@@ -38,8 +38,8 @@ from app.settings import Settings
 from app.steps.registry import default_registry
 from app.streaming.hub import Hub
 from app.streaming.poller import Poller
-from app.streaming.waiting import until_terminal
 from tests.database import Database
+from tests.streaming.ends import until_terminal
 
 ORG = "org_a"
 SECRET = "s3cr3t-value"

@@ -8,9 +8,9 @@ from app.domain.errors import StepError
 from app.domain.jsontext import decode
 from app.domain.steps import Done
 from app.engine.driver import Driver
-from app.streaming.waiting import until_terminal
 from tests.engine.harness import ORG, cancel, engine, eventually, new_execution, save_workflow
 from tests.engine.kit import Gate, Step, returning
+from tests.streaming.ends import until_terminal
 
 
 def log(step_id, *needs, **more):

@@ -12,7 +12,7 @@ from app.streaming.hub import QUEUE_LIMIT, Hub
 from app.streaming.pace import paced
 from app.streaming.poller import Poller
 from app.streaming.session import PAGE, follow
-from app.streaming.waiting import until_terminal
+from tests.streaming.ends import until_terminal
 from tests.streaming.fakes import EXECUTION, ORG, MemoryLog, event, events
 
 

@@ -110,14 +110,6 @@ async def family(connection: AsyncConnection, org_id: str, root_id: str, limit: 
     return await fetch_rows(connection, query)
 
 
-async def steps_of(connection: AsyncConnection, org_id: str, execution_id: str) -> Sequence[Row]:
-    """Steps that have a row: those that started or were settled, in topological order; the items of none."""
-    query = select(steps).where(*_of(steps, org_id, execution_id), _whole(steps)).order_by(
-        steps.c.step_number, steps.c.path
-    )  # fmt: skip
-    return await fetch_rows(connection, query)
-
-
 async def step_of(connection: AsyncConnection, org_id: str, execution_id: str, path: str) -> Row | None:
     """One step, or one item (`map[3]`), if it has a row."""
     query = select(steps).where(*_of(steps, org_id, execution_id), steps.c.path == path)
