@@ -49,7 +49,7 @@ SELECT array_agg(f.id) AS recorded,
 """Where no other process has a lease there is nobody to tell: a notification costs every batch a lock of the server."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """What may go with transitions: the rows that one has of it, and how they are written.
 
@@ -76,7 +76,7 @@ STEPS = Part(
      error_code, reason, wake_at, started_at, attempt_started_at, completed_at, execution_time_ms, tokens_used, cost,
      awaits, reused_from, iteration, items, edited_by)
   SELECT f.id, x.path, f.org_id, f.lease_epoch, x.number, x.name, x.type, x.status, x.attempt, x.failures,
-         x.input_text, x.output_text, x.ports, x.error, x.error_code, x.reason, x.wake_at, x.started_at,
+         x.input_text, x.output_text, coalesce(x.ports, '{}'), x.error, x.error_code, x.reason, x.wake_at, x.started_at,
          x.attempt_started_at, x.completed_at, x.execution_time_ms, x.tokens_used, x.cost, x.awaits_text, x.reused_from,
          x.iteration, x.items, x.edited_by
     FROM unnest($rows::recorded_step[]) AS x JOIN f ON f.id = x.execution_id

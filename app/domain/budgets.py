@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from app.domain.definition import Budget
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """What was used: attempts started, seconds, tokens, and US dollars."""
 
     steps: int = 0
@@ -16,13 +15,9 @@ class Spent:
     tokens: int = 0
     cost: float = 0.0
 
-    def __add__(self, other: "Spent") -> "Spent":
-        return Spent(
-            self.steps + other.steps,
-            self.seconds + other.seconds,
-            self.tokens + other.tokens,
-            self.cost + other.cost,
-        )
+    def plus(self, steps: int = 0, seconds: float = 0.0, tokens: int = 0, cost: float = 0.0) -> "Spent":
+        """This and something more."""
+        return Spent(self.steps + steps, self.seconds + seconds, self.tokens + tokens, self.cost + cost)
 
 
 NOTHING_SPENT = Spent()

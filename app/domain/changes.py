@@ -25,8 +25,7 @@ class Event(NamedTuple):
     data: EventData
 
 
-@dataclass(frozen=True, slots=True)
-class EndedAttempt:
+class EndedAttempt(NamedTuple):
     """One attempt as recorded when it ended."""
 
     path: str
@@ -60,12 +59,16 @@ class ApprovalChange:
 
 @dataclass(slots=True)
 class Changes:
-    """`used` are letters with the path that used them, `orphans` the executions that nobody waits for any more."""
+    """`used` are letters with the path that used them, `orphans` the executions that nobody waits for any more.
+
+    `read` are the ids of mail that was new.
+    """
 
     steps: dict[str, StepState] = field(default_factory=dict)
     attempts: list[EndedAttempt] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     starts: list[StartStep] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
     used: list[tuple[str, str]] = field(default_factory=list)
     approvals: list[ApprovalChange] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
@@ -76,8 +79,7 @@ class Changes:
 
     def spend(self, steps: int = 0, seconds: float = 0.0, tokens: int = 0, cost: float = 0.0) -> None:
         """Something more was used."""
-        known = self.spent
-        self.spent = Spent(known.steps + steps, known.seconds + seconds, known.tokens + tokens, known.cost + cost)
+        self.spent = self.spent.plus(steps, seconds, tokens, cost)
 
 
 def note(

@@ -57,6 +57,11 @@ class CompiledStep:
     def function(self) -> str:
         return self.spec.function(self.definition.config)
 
+    @cached_property
+    def constant_config(self) -> str | None:
+        """The JSON of a `with` that is always the same; None if there are expressions in it. Raises StepError."""
+        return json_text(self.definition.config, f"The `with` of step '{self.id}'") if self.config.constant else None
+
 
 @dataclass(frozen=True, slots=True)
 class Slots:

@@ -127,19 +127,34 @@ def control_json(control: Control) -> dict[str, JSON]:
         found["gate"] = _present(
             approval=wait_json(gate.approval), deadline=_text(gate.deadline), approved=gate.approved
         )
-    found |= _present(
-        breakpoints=[*sorted(control.breakpoints)], passed=[*sorted(control.passed)], pins=control.pins,
-        only=control.only, budget=_limits(control.budget), frozen=control.frozen,
-        again={**control.again}, start_at=_text(control.start_at), hops=control.hops,
-    )  # fmt: skip
+    if control.breakpoints:
+        found["breakpoints"] = [*sorted(control.breakpoints)]
+    if control.passed:
+        found["passed"] = [*sorted(control.passed)]
     if control.steps_left is not None:
         found["steps_left"] = control.steps_left
+    if control.pins:
+        found["pins"] = control.pins
+    if control.only:
+        found["only"] = control.only
+    if control.budget is not NO_BUDGET and (limits := control.budget.model_dump(exclude_none=True)):
+        found["budget"] = limits
+    if control.frozen:
+        found["frozen"] = control.frozen
+    if control.again:
+        found["again"] = {**control.again}
+    if control.start_at is not None:
+        found["start_at"] = timestamp_text(control.start_at)
+    if control.hops:
+        found["hops"] = control.hops
     return found
 
 
 def control_from(value: JSON) -> Control:
     """The facts that `control_json` wrote, or that a start asks for, such as `breakpoints` and `pins`."""
     known: Mapping[str, Any] = value if isinstance(value, dict) else {}
+    if not known:
+        return Control()
     stop, pause, gate = known.get("stop"), known.get("pause"), known.get("gate")
     return Control(
         stop=None if stop is None else Stop(**stop | {"reason": StopReason(stop["reason"])}),
@@ -168,10 +183,6 @@ def with_budget(budget: Budget, changes: Mapping[str, Any]) -> Budget:
         return budget
     changed = Budget.model_validate(budget.model_dump(exclude_none=True) | dict(changes))
     return NO_BUDGET if changed == NO_BUDGET else changed
-
-
-def _limits(budget: Budget) -> dict[str, JSON]:
-    return {} if budget is NO_BUDGET else budget.model_dump(exclude_none=True)
 
 
 def _present(**fields: JSON) -> dict[str, JSON]:

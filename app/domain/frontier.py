@@ -3,7 +3,7 @@
 Every move of a step brings it up to date, so that planning costs what has changed and not how many steps there are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.domain.compiled import CompiledStep, CompiledWorkflow
@@ -43,9 +43,9 @@ class Frontier:
         """The ready steps, in the order of the graph."""
         return [self.ready[number] for number in sorted(self.ready)]
 
-    def unsettled(self) -> Iterator[tuple[CompiledStep, StepState]]:
+    def unsettled(self) -> list[tuple[CompiledStep, StepState]]:
         """The steps under way, in the order of the graph."""
-        return (self.under_way[number] for number in sorted(self.under_way))
+        return [self.under_way[number] for number in sorted(self.under_way)]
 
     def moved(
         self, workflow: CompiledWorkflow, step: CompiledStep, state: StepState, steps: Mapping[str, StepState]

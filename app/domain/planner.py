@@ -53,7 +53,7 @@ def plan(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Seque
 
 def next_wake(snapshot: Snapshot) -> datetime | None:
     """The earliest time at which `plan` may decide something without a new fact; none while it is stopped or paused."""
-    if snapshot.stop is not None or snapshot.status is _S.PAUSED:
+    if snapshot.control.stop is not None or snapshot.status is _S.PAUSED:
         return None
     if snapshot.control.held:  # what is due stays as it is until somebody lets the run go on
         return snapshot.deadline
@@ -68,7 +68,7 @@ def next_wake(snapshot: Snapshot) -> datetime | None:
 
 def _opening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     pause = snapshot.control.pause
-    if snapshot.status is _S.RUNNING or snapshot.stop is not None:
+    if snapshot.status is _S.RUNNING or snapshot.control.stop is not None:
         return ()
     if snapshot.status is _S.PENDING:
         start_at = snapshot.control.start_at
@@ -97,7 +97,7 @@ def _timed_out(snapshot: Snapshot, now: datetime) -> bool:
 
 
 def _stopping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
-    stop = snapshot.stop
+    stop = snapshot.control.stop
     if stop is None:
         return (BeginStop(Stop(StopReason.TIMED_OUT)),) if _timed_out(snapshot, now) else ()
     if stop.reason is StopReason.CANCELLED and _must_announce(snapshot):
@@ -157,7 +157,7 @@ def _stop_word(stop: Stop) -> str:
 
 
 def _pausing(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
-    if snapshot.control.pause is None or snapshot.stop is not None:
+    if snapshot.control.pause is None or snapshot.control.stop is not None:
         return ()
     pauses = snapshot.status in {_S.PENDING, _S.RUNNING, _S.WAITING} and not snapshot.running
     return (EnterPause(),) if pauses else ()

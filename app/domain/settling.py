@@ -40,7 +40,7 @@ def _decided(workflow: CompiledWorkflow, snapshot: Snapshot) -> Iterator[Decisio
                 continue
             case Succeeded():
                 yield _completed(step, path, snapshot, state.outcome)
-            case Slept() | Parked() if snapshot.stop is not None:
+            case Slept() | Parked() if snapshot.control.stop is not None:
                 yield CancelStep(path)
             case Slept():
                 yield SuspendStep(path, state.outcome)
@@ -56,7 +56,12 @@ def _decided(workflow: CompiledWorkflow, snapshot: Snapshot) -> Iterator[Decisio
 
 def awakening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of the steps that wait: their time has come, or their letters have."""
-    if not snapshot.frontier.under_way or snapshot.stop is not None or snapshot.control.held or not snapshot.may_run:
+    if (
+        not snapshot.frontier.under_way
+        or snapshot.control.stop is not None
+        or snapshot.control.held
+        or not snapshot.may_run
+    ):
         return ()
     return [*_awakened(workflow, snapshot, now)]
 
@@ -123,7 +128,7 @@ def _completed(
 ) -> Decision:
     """The step completes, or goes round once more."""
     repeat = step.definition.repeat
-    if repeat is None or step.until is None or snapshot.stop is not None:
+    if repeat is None or step.until is None or snapshot.control.stop is not None:
         return CompleteStep(path, result, letters)
     iteration = snapshot.state(path).iteration
 
@@ -150,7 +155,7 @@ def _completed(
 
 
 def _recovered(step: CompiledStep, path: str, snapshot: Snapshot) -> Decision:
-    if snapshot.stop is not None:
+    if snapshot.control.stop is not None:
         return CancelStep(path)
     if step.effect is Effect.ONCE:
         message = "The worker was lost during this step, and whether its effect happened is unknown; it is not repeated"
@@ -159,7 +164,7 @@ def _recovered(step: CompiledStep, path: str, snapshot: Snapshot) -> Decision:
 
 
 def _failed(step: CompiledStep, path: str, state: StepState, outcome: Failed, snapshot: Snapshot) -> Decision:
-    if snapshot.stop is not None:
+    if snapshot.control.stop is not None:
         return FailStep(path, outcome.failure, stops_run(step, path))
     decision = decide_retry(step.retry, outcome.failure, state.failures + 1, outcome.jitter)
     if decision.delay is None or _map_failed(path, snapshot):

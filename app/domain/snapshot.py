@@ -13,6 +13,7 @@ from app.domain.jsontext import JSON
 from app.domain.mail import Mail
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.step_state import MapState, Outcome, StepState
+from app.domain.steps import NO_USAGE, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,11 @@ class Snapshot:
 
     def state(self, path: str) -> StepState:
         """The state of a step, or of an item that is under way."""
-        step_id, index = split_path(path)
-        return self.steps[step_id] if index is None else self.maps[step_id].active[index]
+        state = self.steps.get(path)
+        if state is not None:
+            return state
+        step_id, index = split_item(path)
+        return self.maps[step_id].active[index]
 
     def report(self, path: str, outcome: Outcome, at: datetime) -> None:
         """Take note of how the newest attempt of a step or item ended."""
@@ -106,6 +110,15 @@ class Snapshot:
             else:
                 for index, item in self.maps[step.id].active.items():
                     yield item_path(step.id, index), item
+
+    @property
+    def usage(self) -> Usage:
+        """What all steps have used together."""
+        used = NO_USAGE
+        for step in self.steps.values():
+            if step.usage is not NO_USAGE:
+                used += step.usage
+        return used
 
     @property
     def awaits_letters(self) -> bool:
@@ -135,7 +148,10 @@ def item_path(step_id: str, index: int) -> str:
 
 def split_path(path: str) -> tuple[str, int | None]:
     """Step id and item index (None for the step itself) of a path."""
-    if not path.endswith("]"):
-        return path, None
+    return split_item(path) if path.endswith("]") else (path, None)
+
+
+def split_item(path: str) -> tuple[str, int]:
+    """Step id and item index of the path of an item."""
     step_id, _, rest = path.partition("[")
     return step_id, int(rest[:-1])

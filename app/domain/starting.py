@@ -20,7 +20,7 @@ from app.domain.decisions import (
 )
 from app.domain.errors import Failure, StepError, failure_of
 from app.domain.jsontext import JSON, decode, json_text
-from app.domain.snapshot import Snapshot, item_path, split_path
+from app.domain.snapshot import Snapshot, item_path
 from app.domain.states import ExecutionStatus, StepStatus
 from app.domain.step_state import MapState, StepState, Succeeded
 
@@ -53,7 +53,7 @@ def _verdicts(snapshot: Snapshot, now: datetime) -> Iterator[Decision]:
 
 def mapping(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of steps with `for_each`: more items start, or the step ends with its items."""
-    if not snapshot.maps or snapshot.stop is not None or snapshot.status is not ExecutionStatus.RUNNING:
+    if not snapshot.maps or snapshot.control.stop is not None or snapshot.status is not ExecutionStatus.RUNNING:
         return ()
     return [*islice(_mapped(workflow, snapshot, now), MOST_STARTS)]
 
@@ -77,9 +77,11 @@ def attempt(step: CompiledStep, path: str, snapshot: Snapshot, now: datetime) ->
     if (hold := _hold(step, snapshot, now)) is not None:
         return hold
     try:
-        lookup = snapshot.lookup_for(path)
-        config = step.config.evaluate(lookup)
-        text = json_text(config, f"The `with` of step '{step.id}'")
+        if (text := step.constant_config) is None:
+            config = step.config.evaluate(snapshot.lookup_for(path))
+            text = json_text(config, f"The `with` of step '{step.id}'")
+        else:
+            config = decode(text)
         return StartStep(path, config, text, _cache_key(step, snapshot, path, text))
     except StepError as error:
         return FailStep(path, failure_of(error), stops_run(step, path))
@@ -87,7 +89,7 @@ def attempt(step: CompiledStep, path: str, snapshot: Snapshot, now: datetime) ->
 
 def stops_run(step: CompiledStep, path: str) -> bool:
     """Whether the run fails if this fails for good; of items, the step they belong to decides."""
-    return not step.definition.continue_on_error and split_path(path)[1] is None
+    return not step.definition.continue_on_error and path == step.id
 
 
 def _verdict(step: CompiledStep, snapshot: Snapshot, failing: bool, now: datetime) -> Decision:
@@ -207,22 +209,24 @@ def _hold(step: CompiledStep, snapshot: Snapshot, now: datetime) -> Hold | None:
 
 def _spent(snapshot: Snapshot, now: datetime) -> Spent:
     """What the run has used so far; its seconds are those since it began, but for those it was PAUSED."""
-    began = snapshot.started_at or now
+    began, used = snapshot.started_at or now, snapshot.usage
     return Spent(
         steps=snapshot.starts,
         seconds=(now - began).total_seconds() - snapshot.control.frozen,
-        tokens=sum(step.usage.tokens for step in snapshot.steps.values()),
-        cost=sum(step.usage.cost for step in snapshot.steps.values()),
+        tokens=used.tokens,
+        cost=used.cost,
     )
 
 
 def bars_others(decision: Decision, snapshot: Snapshot) -> bool:
     """Whether another attempt may follow shows only once this is done: the run is held, or starts are counted."""
-    if isinstance(decision, Hold):
+    if not isinstance(decision, StartStep):
+        return isinstance(decision, Hold)
+    if snapshot.control.steps_left is not None or snapshot.control.budget.max_steps is not None:
         return True
-    limits = (snapshot.control.budget, *(shared.limits for shared in snapshot.shared_budgets))
-    counted = snapshot.control.steps_left is not None or any(limit.max_steps is not None for limit in limits)
-    return counted and isinstance(decision, StartStep)
+    return bool(snapshot.shared_budgets) and any(
+        shared.limits.max_steps is not None for shared in snapshot.shared_budgets
+    )
 
 
 def _cache_key(step: CompiledStep, snapshot: Snapshot, path: str, config_text: str) -> str | None:

@@ -5,6 +5,7 @@ A database trigger keeps the terminal states absorbing; the README draws this ta
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 
 
 class ExecutionStatus(StrEnum):
@@ -17,7 +18,7 @@ class ExecutionStatus(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
-    @property
+    @cached_property
     def terminal(self) -> bool:
         return self in TERMINAL
 
@@ -31,7 +32,7 @@ class StepStatus(StrEnum):
     SKIPPED = "SKIPPED"
     CANCELLED = "CANCELLED"
 
-    @property
+    @cached_property
     def settled(self) -> bool:
         return self in SETTLED
 

@@ -28,7 +28,7 @@ from app.domain.decisions import (
 from app.domain.durations import LONGEST
 from app.domain.errors import Failure
 from app.domain.events import EventData, timestamp_text
-from app.domain.snapshot import FirstFailure, Snapshot, split_path
+from app.domain.snapshot import FirstFailure, Snapshot, split_item
 from app.domain.states import AttemptStatus, StepStatus, check_step_transition
 from app.domain.step_state import Aborted, Failed, Lost, MapState, Parked, StepState, Succeeded, WaitReason
 from app.domain.steps import NO_USAGE
@@ -127,7 +127,7 @@ class StepEvolution:
         self._tell_started(step, decision.path)
 
     def _tell_started(self, step: CompiledStep, path: str) -> None:
-        if split_path(path)[1] is None:
+        if path == step.id:
             data = events.StepStarted(step_number=step.number, step_name=step.title, function=step.function)
             self._note("step_started", data, step.id)
 
@@ -259,9 +259,10 @@ class StepEvolution:
 
     def _state(self, path: str) -> StepState:
         """The state of a step, or of an item, which begins to exist when something is first decided about it."""
-        step_id, index = split_path(path)
-        if index is None:
-            return self._snapshot.steps[step_id]
+        state = self._snapshot.steps.get(path)
+        if state is not None:
+            return state
+        step_id, index = split_item(path)
         items = self._snapshot.maps[step_id]
         if index not in items.active:
             items.active[index] = StepState()
@@ -320,12 +321,11 @@ class StepEvolution:
 
     def _settled(self, step: CompiledStep, path: str, state: StepState, status: Ended, message: str | None) -> None:
         state.completed_at = self._now
-        index = split_path(path)[1]
-        if index is not None:
-            self._settle_item(step, index, state, message)
-        else:
+        if path == step.id:
             self._advance(state)
-        if index is None or status == "failed":
+        else:
+            self._settle_item(step, path, state, message)
+        if path == step.id or status == "failed":
             data = events.StepEnded(
                 step_number=step.number,
                 step_name=step.title,
@@ -336,8 +336,9 @@ class StepEvolution:
             )
             self._note(f"step_{status}", data, path)
 
-    def _settle_item(self, step: CompiledStep, index: int, state: StepState, message: str | None) -> None:
+    def _settle_item(self, step: CompiledStep, path: str, state: StepState, message: str | None) -> None:
         items, parent = self._snapshot.maps[step.id], self._snapshot.steps[step.id]
+        index = split_item(path)[1]
         del items.active[index]
         items.results[index] = state.output_text if state.status is StepStatus.COMPLETED else None
         parent.usage += state.usage
@@ -350,7 +351,7 @@ class StepEvolution:
             self._note("step_progress", data, step.id)
 
     def _waiting(self, step: CompiledStep, path: str, state: StepState) -> None:
-        if split_path(path)[1] is None and state.wait is not None:
+        if path == step.id and state.wait is not None:
             data = events.StepWaiting(
                 step_number=step.number,
                 step_name=step.title,

@@ -35,6 +35,11 @@ class Template:
 
     node: Any
 
+    @property
+    def constant(self) -> bool:
+        """There is no expression in it."""
+        return _constant(self.node)
+
     def evaluate(self, lookup: Lookup) -> Any:
         """The value with every expression replaced, nothing in it shared; raises StepError of the first that fails."""
         return _evaluate(self.node, lookup, Room())
@@ -52,6 +57,18 @@ class Template:
 @dataclass(frozen=True, slots=True)
 class _Text:
     parts: tuple[str | Expression, ...]
+
+
+def _constant(node: Any) -> bool:
+    match node:
+        case Expression() | _Text():
+            return False
+        case list():
+            return all(map(_constant, node))
+        case dict():
+            return all(map(_constant, node.values()))
+        case _:
+            return True
 
 
 def _evaluate(node: Any, lookup: Lookup, room: Room) -> Any:

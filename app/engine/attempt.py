@@ -26,7 +26,7 @@ from app.domain.scrubbing import Scrubber
 from app.domain.step_state import Aborted, Failed, Outcome, Parked, Slept, Succeeded
 from app.domain.steps import NO_USAGE, Done, Sleep, Usage
 from app.domain.waits import Await
-from app.engine.children import ChildRequest
+from app.engine.children import ChildRequest, Turn
 from app.engine.ports import CachedResult, ResultCache
 from app.engine.step_types import Run
 
@@ -42,8 +42,8 @@ log = structlog.get_logger("engine")
 Say = Callable[[str, str, EventData], None]
 """Adds an event: step id or item path, type, data."""
 
-StartChild = Callable[[ChildRequest], Awaitable[str]]
-"""Starts an execution for the step; its id."""
+StartChild = Callable[[Turn, ChildRequest], Awaitable[str]]
+"""Starts an execution for a step; its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,65 +86,73 @@ class OutputTooLarge(ValueError):
     """An output over the limit."""
 
 
-class AttemptContext:
-    """The StepContext of one attempt. Safe to use from the step's own threads."""
+@dataclass(frozen=True, slots=True)
+class RunScope:
+    """What the attempts of one run share: who they are part of, and whom they speak to. Made on the event loop."""
 
-    def __init__(
-        self,
-        *,
-        execution_id: str,
-        org_id: str,
-        step_id: str,
-        attempt: int,
-        key: Callable[[], str],
-        hops: int = 0,
-        rules: OutputRules,
-        now: Callable[[], datetime],
-        say: Say,
-        start_child: StartChild,
-    ) -> None:
-        self.execution_id = execution_id
-        self.org_id = org_id
-        self.step_id = step_id
+    execution_id: str
+    org_id: str
+    root_id: str
+    hops: int
+    rules: OutputRules
+    now: Callable[[], datetime]
+    say: Say
+    start_child: StartChild
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    thread: int = field(default_factory=threading.get_ident)
+    meter: threading.Lock = field(default_factory=threading.Lock)
+
+
+class AttemptContext:
+    """The StepContext of one attempt with a resolved `with`. Safe to use from the step's own threads."""
+
+    def __init__(self, run: RunScope, turn: Turn, attempt: int, config_text: str) -> None:
+        self.step_id = turn.path
         self.attempt = attempt
-        self.hops = hops
         self.cancelled = False
         self.usage = NO_USAGE
-        self._meter = threading.Lock()
-        self._key = key
-        self._rules = rules
-        self._now = now
-        self._say = say
-        self._start_child = start_child
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._run = run
+        self._turn = turn
+        self._config_text = config_text
         self._text: list[str] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_progress = 0.0
         self._closed = False
 
+    @property
+    def execution_id(self) -> str:
+        return self._run.execution_id
+
+    @property
+    def org_id(self) -> str:
+        return self._run.org_id
+
+    @property
+    def hops(self) -> int:
+        return self._run.hops
+
     @cached_property
     def idempotency_key(self) -> str:
-        return self._key()
+        return idempotency_key(self._run.root_id, self._turn, self._config_text)
 
     def now(self) -> datetime:
-        return self._now()
+        return self._run.now()
 
     def new_id(self, kind: str) -> str:
         return clock.new_id(kind)
 
     async def start_execution(self, workflow_id: str, value: JSON, *, waits: bool) -> str:
-        return await self._start_child(ChildRequest(workflow_id, value, waits))
+        return await self._run.start_child(self._turn, ChildRequest(workflow_id, value, waits))
 
     def spend(self, *, tokens: int = 0, cost: float = 0.0) -> None:
         if not (tokens >= 0 and 0 <= cost < math.inf):
             raise ValueError("what is spent is a number of tokens and of US dollars, neither below 0")
-        with self._meter:
+        with self._run.meter:
             self.usage += Usage(tokens, cost)
 
     def log(self, message: str, level: str = "info") -> None:
         known = level if level in {"debug", "info", "warning", "error"} else "info"
-        self._post("step_log", events.StepLog(level=known, message=self._rules.message(message)))  # type: ignore[typeddict-item]
+        self._post("step_log", events.StepLog(level=known, message=self._run.rules.message(message)))  # type: ignore[typeddict-item]
 
     def progress(self, fraction: float, message: str = "") -> None:
         at = clock.monotonic()
@@ -152,13 +160,13 @@ class AttemptContext:
         if at - self._last_progress < DELTA_SECONDS and bounded < 1:
             return
         self._last_progress = at
-        self._post("step_progress", events.StepProgress(fraction=bounded, message=self._rules.message(message)))
+        self._post("step_progress", events.StepProgress(fraction=bounded, message=self._run.rules.message(message)))
 
     def token(self, text: str) -> None:
         self._on_loop(self._gather, text)
 
     def tool_call(self, name: str, arguments: JSON) -> None:
-        known = events.ToolCall(name=self._rules.message(name), arguments=self._rules.arguments(arguments))
+        known = events.ToolCall(name=self._run.rules.message(name), arguments=self._run.rules.arguments(arguments))
         self._post("tool_call", known)
 
     def close(self) -> None:
@@ -170,20 +178,20 @@ class AttemptContext:
         self._on_loop(self._deliver, kind, data)
 
     def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._run.thread:
             callback(*arguments)
         else:
-            self._loop.call_soon_threadsafe(callback, *arguments)
+            self._run.loop.call_soon_threadsafe(callback, *arguments)
 
     def _deliver(self, kind: str, data: EventData) -> None:
         if not self._closed:
             self._flush()
-            self._say(self.step_id, kind, data)
+            self._run.say(self.step_id, kind, data)
 
     def _gather(self, text: str) -> None:
         self._text.append(text)
         if self._flush_timer is None:
-            self._flush_timer = self._loop.call_later(DELTA_SECONDS, self._flush)
+            self._flush_timer = self._run.loop.call_later(DELTA_SECONDS, self._flush)
 
     def _flush(self, *, last: bool = False) -> None:
         """Tell what is gathered, but for an end that may be the beginning of a secret value."""
@@ -192,19 +200,19 @@ class AttemptContext:
             self._flush_timer = None
         if not self._text or self._closed:
             return
-        text = self._rules.words("".join(self._text))
-        told = len(text) if last else len(text) - self._rules.scrubber.held(text)
+        text = self._run.rules.words("".join(self._text))
+        told = len(text) if last else len(text) - self._run.rules.scrubber.held(text)
         self._text = [text[told:]] if told < len(text) else []
         if told:
-            self._say(self.step_id, "token_delta", events.TokenDelta(text=text[:told]))
+            self._run.say(self.step_id, "token_delta", events.TokenDelta(text=text[:told]))
 
 
-def idempotency_key(root_id: str, path: str, again: int, iteration: int, config_text: str) -> str:
+def idempotency_key(root_id: str, turn: Turn, config_text: str) -> str:
     """The same over retries, crashes and replays of one round of a step, or of one item, with one resolved `with`.
 
-    `again` counts how often it was done again on purpose: then it is to happen again.
+    What is done again on purpose is to happen again: it gets another.
     """
-    named = f"{root_id}\x00{path}\x00{again}.{iteration}\x00{config_text}"
+    named = f"{root_id}\x00{turn.path}\x00{turn.again}.{turn.iteration}\x00{config_text}"
     return hashlib.sha256(named.encode()).hexdigest()[:40]
 
 

@@ -45,4 +45,4 @@ class Budgets:
 
 
 def _more(budget: SharedBudget, spent: Spent) -> SharedBudget:
-    return replace(budget, used=budget.used + spent)
+    return replace(budget, used=budget.used.plus(*spent))

@@ -6,7 +6,7 @@ If the lease is lost the driver stops without writing anything: the next owner g
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ import structlog
 from app import clock
 from app.crashpoints import crashpoint
 from app.domain.changes import Changes, note
-from app.domain.compiled import CompiledWorkflow
+from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.control import Pause, PauseReason, StopReason, control_json
 from app.domain.decisions import Decision, StartStep
 from app.domain.errors import Failure, Unavailable
@@ -32,7 +32,7 @@ from app.domain.starting import MOST_STARTS
 from app.domain.states import ExecutionStatus
 from app.domain.step_state import Aborted, Outcome, Succeeded
 from app.domain.steps import Effect
-from app.engine.attempt import AttemptContext, OutputRules, idempotency_key, run_attempt, run_cached
+from app.engine.attempt import AttemptContext, OutputRules, RunScope, run_attempt, run_cached
 from app.engine.budgets import Budgets
 from app.engine.children import Children, ChildRequest, Turn
 from app.engine.failsafe import Position, give_up
@@ -45,7 +45,7 @@ from app.engine.secrets import Secrets
 from app.engine.step_types import Run, StepType
 from app.engine.transition import Fence, Release, build_transition
 
-HOLD_SECONDS = 1.0
+HOLD = timedelta(seconds=1)
 """A wait up to this long is sat out in memory; a longer one is recorded as WAITING and gives up the lease."""
 
 LONGEST_PAUSE = 2.0
@@ -93,12 +93,16 @@ class Driver:
         self._rules = ports.rules.with_own_scrubber() if workflow.secret_names else ports.rules
         self._clock = RecordedClock(claim)
         self._snapshot: Snapshot = restore(workflow, claim)
+        self._scope = RunScope(
+            claim.id, claim.org_id, claim.root_id, self._snapshot.control.hops,
+            self._rules, self._clock.now, self._say, self._start_child,
+        )  # fmt: skip
         self._fence = Fence(claim.id, claim.org_id, claim.owner, claim.epoch)
         self._recorded = Position(claim.write_no, claim.next_seq, claim.progress)
         self._attempts = RunningAttempts(self._report, self._rules.message, ports.cancel_grace)
         self._outcomes: deque[tuple[str, Outcome, datetime]] = deque()
         self._said: list[tuple[str, str, EventData]] = []
-        self._unsaid: Counter[str] = Counter()
+        self._unsaid: defaultdict[str, int] = defaultdict(int)
         self._unread: list[Mail] = list(claim.mail)
         self._has_mail = False
         self._control_text = claim.control_text
@@ -110,8 +114,8 @@ class Driver:
         try:
             await self._know_secrets()
             while True:
-                changes, read_mail = await self._advance()
-                if not await self._record(changes, read_mail):
+                changes, now = await self._advance()
+                if not await self._record(changes, now):
                     return
                 if self._snapshot.status.terminal or self._asleep:
                     return
@@ -121,6 +125,7 @@ class Driver:
                 await self._next_fact()
         finally:
             await self._attempts.abandon()
+            del self._scope  # it refers to this driver: in a circle, both would wait for a garbage collection
 
     async def _know_secrets(self) -> None:
         names = self._workflow.secret_names
@@ -136,13 +141,12 @@ class Driver:
         """End the execution as FAILED from what is recorded, when nothing better can be said."""
         await give_up(self._fence, self._recorded, self._ports.recorder, failure, self._clock.now())
 
-    async def _advance(self) -> tuple[Changes, list[str]]:
-        """Take in every fact that has arrived and decide until nothing is left to decide."""
+    async def _advance(self) -> tuple[Changes, datetime]:
+        """Take in every fact that has arrived and decide until nothing is left to decide; what changed, and when."""
         self._fact.clear()
         changes = Changes()
-        read_mail: list[str] = []
         if self._has_mail or self._unread or not self._snapshot.goes_on:
-            read_mail = await self._take_mail(changes)
+            await self._take_mail(changes)
         self._take_outcomes()
         launched, now = 0, self._clock.now()
         self._take_said(changes, now)
@@ -151,21 +155,23 @@ class Driver:
                 evolve(self._workflow, self._snapshot, decision, now, changes)
             if len(decisions) >= MOST_STARTS:
                 await asyncio.sleep(0)  # other runs, heartbeats and requests come in between
+                now = self._clock.now()
             if len(changes.starts) > launched:
-                launched, now = await self._run_pure(changes, launched), self._clock.now()
+                now = await self._run_pure(changes.starts[launched:], changes, now)
+                launched = len(changes.starts)
             if len(changes.steps) >= MERGED_STEPS and not self._snapshot.status.terminal:
                 self._fact.set()
-                return changes, read_mail
-        self._sleep_if_idle(changes)
-        return changes, read_mail
+                return changes, now
+        self._sleep_if_idle(changes, now)
+        return changes, now
 
     def _plan(self, changes: Changes, now: datetime) -> Sequence[Decision]:
         claim = self._claim
         self._snapshot.shared_budgets = self._ports.budgets.of(claim.org_id, claim.workflow_id, changes.spent)
         return plan(self._workflow, self._snapshot, now)
 
-    async def _take_mail(self, changes: Changes) -> list[str]:
-        """Take in the mail that has come; ids of what was new."""
+    async def _take_mail(self, changes: Changes) -> None:
+        """Take in the mail that has come."""
         if self._has_mail:
             self._has_mail = False
             try:
@@ -175,11 +181,11 @@ class Driver:
         mail, self._unread = self._unread, []
         if mail:
             take_in(self._workflow, self._snapshot, mail, self._clock.now(), changes)
+            changes.read += [item.id for item in mail if not item.taken]
         if self._snapshot.stop is not None:
             crashpoint("in_cancel")
         if self._snapshot.control.pause is not None:
             await self._hear_of_budgets(self._snapshot.control.pause)
-        return [item.id for item in mail if not item.taken]
 
     async def _hear_of_budgets(self, pause: Pause) -> None:
         """Whoever goes on after a budget was used up may have raised it a moment ago."""
@@ -209,22 +215,23 @@ class Driver:
         if self._outcomes:
             self._fact.set()
 
-    async def _run_pure(self, changes: Changes, done: int) -> int:
-        """Run the pure steps among the new starts right away: repeating them after a crash changes nothing."""
-        for start in changes.starts[done:]:
-            if self._workflow.step(start.path).effect is Effect.PURE:
-                outcome, now = await self._attempt(start), self._clock.now()
+    async def _run_pure(self, starts: Sequence[StartStep], changes: Changes, now: datetime) -> datetime:
+        """Run the pure steps among these right away: repeating them after a crash changes nothing. The time then."""
+        for start in starts:
+            step = self._workflow.step(start.path)
+            if step.effect is Effect.PURE:
+                outcome, now = await self._attempt(step, start, self._context(step, start)), self._clock.now()
                 self._snapshot.report(start.path, outcome, now)
                 self._take_said(changes, now)
-        return len(changes.starts)
+        return now
 
-    def _sleep_if_idle(self, changes: Changes) -> None:
+    def _sleep_if_idle(self, changes: Changes, now: datetime) -> None:
         snapshot = self._snapshot
         if snapshot.status.terminal or snapshot.running or snapshot.stop is not None or not snapshot.may_run:
             return
         wake_at = next_wake(snapshot)
-        if wake_at is None or wake_at - self._clock.now() > timedelta(seconds=HOLD_SECONDS):
-            suspend(snapshot, self._clock.now(), changes)
+        if wake_at is None or wake_at - now > HOLD:
+            suspend(snapshot, now, changes)
 
     @property
     def sleep_seconds(self) -> float | None:
@@ -256,11 +263,11 @@ class Driver:
         wishes = not snapshot.may_run and bool(plan(self._workflow, replace(snapshot, may_run=True), now))
         return Release(next_wake(snapshot), ready=wishes)
 
-    async def _record(self, changes: Changes, read_mail: list[str]) -> bool:
+    async def _record(self, changes: Changes, now: datetime) -> bool:
         """Write the transition, if there is anything to write; False if the execution is no longer ours."""
         control_text = encode(control_json(self._snapshot.control))
         controlled = control_text != self._control_text
-        if not (changes.events or changes.steps or changes.used or read_mail or controlled or self._asleep):
+        if not (changes.events or changes.steps or changes.used or changes.read or controlled or self._asleep):
             return True
         if changes.ending is not None:
             await self._attempts.seen_through()  # the end is told to every child there is
@@ -270,9 +277,8 @@ class Driver:
             self._workflow,
             self._snapshot,
             changes,
-            now=self._clock.now(),
+            now=now,
             release=self._release() if self._asleep else None,
-            read_mail=read_mail,
             control_text=control_text if controlled else None,
             new_id=clock.new_id,
         )
@@ -296,46 +302,35 @@ class Driver:
 
     async def _launch(self, starts: Sequence[StartStep]) -> bool:
         """Start the attempts whose start is now durable; False if the lease is lost."""
-        effectful = [start for start in starts if self._workflow.step(start.path).effect is not Effect.PURE]
+        steps = [(self._workflow.step(start.path), start) for start in starts]
+        effectful = [(step, start) for step, start in steps if step.effect is not Effect.PURE]
         if not effectful:
             return True
         if self._snapshot.stop is not None:
-            for start in effectful:
+            for _, start in effectful:
                 self._report(start.path, Aborted())
             return True
         if not await self._ports.lease_trusted(self._claim.owner):
             return False
-        for start in effectful:
-            self._spawn(start)
+        for step, start in effectful:
+            self._spawn(step, start)
         return True
 
-    def _spawn(self, start: StartStep) -> None:
-        step, context = self._workflow.step(start.path), self._context(start)
-        self._attempts.begin(start.path, step, context, self._effect(start, context), f"{self._claim.id}/{start.path}")
+    def _spawn(self, step: CompiledStep, start: StartStep) -> None:
+        context = self._context(step, start)
+        attempt = self._effect(step, start, context)
+        self._attempts.begin(start.path, step, context, attempt, f"{self._claim.id}/{start.path}")
 
-    async def _effect(self, start: StartStep, context: AttemptContext) -> Outcome:
+    async def _effect(self, step: CompiledStep, start: StartStep, context: AttemptContext) -> Outcome:
         """An attempt that the world may see; since its launch the process may have stood still longer than a lease."""
         if not await self._ports.lease_trusted(self._claim.owner):
             return Aborted()  # and so will be this driver
-        return await self._attempt(start, context)
+        return await self._attempt(step, start, context)
 
-    def _context(self, start: StartStep) -> AttemptContext:
-        state, step = self._snapshot.state(start.path), self._workflow.step(start.path)
+    def _context(self, step: CompiledStep, start: StartStep) -> AttemptContext:
+        state = self._snapshot.state(start.path)
         turn = Turn(start.path, state.iteration, state.failures, self._snapshot.control.again.get(step.id, 0))
-        return AttemptContext(
-            execution_id=self._claim.id,
-            org_id=self._claim.org_id,
-            step_id=start.path,
-            attempt=state.attempt,
-            key=partial(
-                idempotency_key, self._claim.root_id, start.path, turn.again, turn.iteration, start.config_text
-            ),
-            hops=self._snapshot.control.hops,
-            rules=self._rules,
-            now=self._clock.now,
-            say=self._say,
-            start_child=partial(self._start_child, turn),
-        )
+        return AttemptContext(self._scope, turn, state.attempt, start.config_text)
 
     async def _start_child(self, turn: Turn, request: ChildRequest) -> str:
         """Start an execution for a step; a database that is away is no failure of the step, but waited for."""
@@ -348,15 +343,14 @@ class Driver:
             await asyncio.sleep(pause * (0.5 + clock.jitter() / 2))
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _attempt(self, start: StartStep, context: AttemptContext | None = None) -> Outcome:
-        step, told = self._workflow.step(start.path), context or self._context(start)
+    async def _attempt(self, step: CompiledStep, start: StartStep, context: AttemptContext) -> Outcome:
         run: Run = self._ports.step_type(step.definition.type).run
         if step.secrets:
             run = partial(self._ports.secrets.run, step, self._rules.scrubber, run)
-        make = partial(run_attempt, step, run, told, start.config, self._rules)
         if start.cache_key is None:
-            return await make()
-        return await run_cached(self._ports.cache, start.cache_key, step, told, make)
+            return await run_attempt(step, run, context, start.config, self._rules)
+        make = partial(run_attempt, step, run, context, start.config, self._rules)
+        return await run_cached(self._ports.cache, start.cache_key, step, context, make)
 
     def _say(self, path: str, kind: str, data: EventData) -> None:
         if len(self._said) < SAID_LIMIT:

@@ -1,7 +1,7 @@
 """The last resort: end an execution as FAILED with the least that can be written, when nothing more can be said."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from app import clock
 from app.domain import events
@@ -13,8 +13,7 @@ from app.engine.rows import EndRow, ExecutionRow
 from app.engine.transition import Fence, Transition
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where the record of an execution ends."""
 
     write_no: int

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from app.domain.budgets import SharedBudget
 from app.domain.carry import EarlierStep
@@ -76,8 +76,7 @@ class NewExecution:
         return self.origin is FRESH and self.start_at is None and not limited
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The PENDING row, its first event and its audit row are durable; `owned` by the worker it was accepted for."""
 
     created_at: datetime
@@ -129,8 +128,7 @@ class Recorder(Protocol):
         """Wait until every transition given so far is written, or known not to be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """An execution that is now ours, as last recorded. `claimed_at` is the database's time of the claim.
 
     `keyed`: it holds a slot that others may wait for by name, or has used up some of a rate. With `may_run` it holds a

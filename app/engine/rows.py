@@ -47,7 +47,7 @@ class ExecutionRow(NamedTuple):
 
 
 class StepRow(NamedTuple):
-    """A step, or an item of one, as it is to be stored."""
+    """A step, or an item of one, as it is to be stored; `ports` are None where none were taken."""
 
     execution_id: str
     path: str
@@ -59,7 +59,7 @@ class StepRow(NamedTuple):
     failures: int
     input_text: str | None
     output_text: str | None
-    ports: Sequence[str]
+    ports: Sequence[str] | None
     error: str | None
     error_code: str | None
     reason: str | None

@@ -1,10 +1,7 @@
 """What a recorded transition says in the process log and counts in the metrics."""
 
-from contextlib import suppress
 from datetime import datetime
 from functools import cache
-
-from prometheus_client import Counter
 
 from app import metrics
 from app.domain.compiled import CompiledWorkflow
@@ -15,9 +12,11 @@ from app.logs import log_run
 
 def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
     """Log and measure what a recorded transition did. Never raises: a closed log fails no run."""
-    with suppress(Exception):
+    try:
         _log(workflow, transition)
         _measure(workflow, transition, started_at)
+    except Exception:  # noqa: BLE001, S110 - there may be nowhere left to say it
+        pass
 
 
 def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
@@ -30,14 +29,15 @@ def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: dat
         _attempts(workflow.step(attempt.path).definition.type, attempt.status).inc()
     row = transition.row
     if row.ends:
-        metrics.executions_finished.labels(row.status).inc()
-        metrics.tokens.inc(row.tokens_used or 0)
-        metrics.cost_usd.inc(row.cost or 0)
+        _endings(row.status).inc()
+        if row.tokens_used:
+            metrics.tokens.inc(row.tokens_used)
+        if row.cost:
+            metrics.cost_usd.inc(row.cost)
         if started_at is not None:
             metrics.execution_duration.observe((row.recorded_at - started_at).total_seconds())
 
 
-@cache
-def _attempts(step_type: str, status: str) -> Counter:
-    """Finding a counter by its labels costs more than counting."""
-    return metrics.step_attempts.labels(step_type, status)
+# Finding a counter by its labels costs more than counting.
+_endings = cache(metrics.executions_finished.labels)
+_attempts = cache(metrics.step_attempts.labels)

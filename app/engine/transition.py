@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import orjson
 
@@ -35,8 +36,7 @@ EVENT_BYTES = 300
 """About the size of an event on its way to the database."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """The execution's row with the fence before it, and the rows that go with them.
 
     `end` is there exactly when `row.ends`. `usage` is what was used since the transition before.
@@ -59,8 +59,10 @@ class Transition:
 
     def bytes(self) -> int:
         """About how much there is to send."""
-        texts = sum(len(step.input_text or "") + len(step.output_text or "") for step in self.steps)
-        return texts + len(self.row.agent_results_text or "") + EVENT_BYTES * len(self.events)
+        size = len(self.row.agent_results_text or "") + EVENT_BYTES * len(self.events)
+        for step in self.steps:
+            size += len(step.input_text or "") + len(step.output_text or "")
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +92,13 @@ def build_transition(
     *,
     now: datetime,
     release: Release | None,
-    read_mail: Sequence[str],
     control_text: str | None,
     new_id: Callable[[str], str],
 ) -> Transition:
     """Freeze what changed into rows; the snapshot may go on changing."""
     execution_id, ending = fence.execution_id, changes.ending
     failure = None if ending is None else ending.failure
-    orphans = [_cancel_child(execution_id, child, new_id) for child in changes.orphans]
+    orphans = [_cancel_child(execution_id, child, new_id) for child in changes.orphans] if changes.orphans else []
     return Transition(
         _execution_row(fence, write_no, workflow, snapshot, changes, now, release, control_text),
         steps=[_step_row(execution_id, workflow.step(path), path, state) for path, state in changes.steps.items()],
@@ -105,13 +106,8 @@ def build_transition(
         events=changes.events,
         usage=None if changes.spent is NOTHING_SPENT else _usage_row(execution_id, changes.spent),
         end=None if ending is None else EndRow(execution_id, new_id("audit"), [mail.receiver for mail in orphans]),
-        mail=[
-            *(MailMark(execution_id, mail_id) for mail_id in read_mail),
-            *(MailMark(execution_id, mail_id, path) for mail_id, path in changes.used),
-        ],
-        approvals=[
-            _approval_row(execution_id, change, str(snapshot.context["user_id"])) for change in changes.approvals
-        ],
+        mail=_mail_marks(execution_id, changes) if changes.read or changes.used else (),
+        approvals=_approval_rows(execution_id, changes, snapshot) if changes.approvals else (),
         outgoing=orphans,
         handler=None if failure is None else _handler(workflow, snapshot, ending, new_id),
     )
@@ -130,13 +126,17 @@ def _execution_row(
     ending = changes.ending
     failure = None if ending is None else ending.failure
     reason, message = _status_words(snapshot, ending)
-    charged = ending is not None or any(step.usage is not NO_USAGE for step in changes.steps.values())
+    charged, settles = ending is not None, False
+    for step in changes.steps.values():
+        charged = charged or step.usage is not NO_USAGE
+        settles = settles or step.status.settled
+    used = snapshot.usage if charged else None
     return ExecutionRow(
         id=fence.execution_id,
         owner=fence.owner,
         epoch=fence.epoch,
         write_no=write_no,
-        status=snapshot.status.value,
+        status=snapshot.status,
         status_reason=reason,
         status_message=message,
         progress=snapshot.progress,
@@ -145,12 +145,12 @@ def _execution_row(
         started_at=snapshot.started_at if changes.began else None,
         deadline_at=snapshot.deadline if changes.began or changes.thawed else None,
         wake_at=None if release is None else release.wake_at,
-        tokens_used=sum(step.usage.tokens for step in snapshot.steps.values()) if charged else None,
-        cost=sum(step.usage.cost for step in snapshot.steps.values()) if charged else None,
+        tokens_used=None if used is None else used.tokens,
+        cost=None if used is None else used.cost,
         graph_text=workflow.graph_text if changes.began else None,
         agent_results_text=_agent_results_text(snapshot, changes),
         control_text=control_text,
-        settles_step=any(step.status.settled for step in changes.steps.values()),
+        settles_step=settles,
         releases=release is not None or ending is not None,
         ready=release is not None and release.ready,
         ends=ending is not None,
@@ -202,15 +202,15 @@ def _step_row(execution_id: str, step: CompiledStep, path: str, state: StepState
         number=step.number,
         name=step.title,
         type=step.definition.type,
-        status=state.status.value,
+        status=state.status,
         attempt=state.attempt,
         failures=state.failures,
         input_text=state.input_text,
         output_text=state.output_text,
-        ports=sorted(state.ports),
+        ports=sorted(state.ports) if state.ports else None,
         error=failure.message if failure else None,
         error_code=failure.code if failure else None,
-        reason=state.wait.value if state.wait else state.reason,
+        reason=state.wait or state.reason,
         wake_at=state.wake_at,
         started_at=state.started_at,
         attempt_started_at=state.attempt_started_at,
@@ -232,7 +232,7 @@ def _attempt_row(execution_id: str, attempt: EndedAttempt) -> AttemptRow:
         execution_id,
         attempt.path,
         attempt.attempt,
-        attempt.status.value,
+        attempt.status,
         failure.message if failure else None,
         failure.code if failure else None,
         attempt.started_at,
@@ -243,6 +243,16 @@ def _attempt_row(execution_id: str, attempt: EndedAttempt) -> AttemptRow:
 
 def _usage_row(execution_id: str, spent: Spent) -> UsageRow:
     return UsageRow(execution_id, spent.steps, spent.seconds, spent.tokens, spent.cost)
+
+
+def _mail_marks(execution_id: str, changes: Changes) -> list[MailMark]:
+    read = [MailMark(execution_id, mail_id) for mail_id in changes.read]
+    return read + [MailMark(execution_id, mail_id, path) for mail_id, path in changes.used]
+
+
+def _approval_rows(execution_id: str, changes: Changes, snapshot: Snapshot) -> list[ApprovalRow]:
+    requested_by = str(snapshot.context["user_id"])
+    return [_approval_row(execution_id, change, requested_by) for change in changes.approvals]
 
 
 def _approval_row(execution_id: str, change: ApprovalChange, requested_by: str) -> ApprovalRow:

@@ -37,7 +37,7 @@ from app.domain.states import LEGAL, LEGAL_STEP, TERMINAL, ExecutionStatus
 from app.domain.step_state import Aborted, Failed, Outcome
 from app.domain.steps import Effect
 from app.domain.waits import ChildWait, topics, wait_from
-from app.engine.driver import ASLEEP, HOLD_SECONDS
+from app.engine.driver import ASLEEP, HOLD
 from app.engine.ports import Claim
 from app.engine.restore import restore
 from app.engine.rows import StepRow, StoredStep
@@ -127,7 +127,7 @@ def stored(row: StepRow) -> StoredStep:
     """What is read back of a step."""
     unread = {"execution_id", "number", "name", "type"}
     values = {name: value for name, value in row._asdict().items() if name not in unread}
-    return StoredStep(**values | {"ports": frozenset(row.ports)})
+    return StoredStep(**values | {"ports": frozenset(row.ports or ())})
 
 
 class Process:
@@ -243,8 +243,8 @@ class Process:
         """Rounds of the driver: decide, record, launch, abort; until there is no fact left."""
         more = True
         while more:
-            changes, read, more = self.decide()
-            self.write(changes, read)
+            changes, more = self.decide()
+            self.write(changes)
             if self.ended or self.asleep:
                 assert not self.running or (self.snapshot.stop is not None and self.snapshot.stop.forced)
                 self.running.clear()
@@ -252,12 +252,12 @@ class Process:
                 return
             more = self._launch(changes.starts) or more
 
-    def decide(self) -> tuple[Changes, list[str], bool]:
+    def decide(self) -> tuple[Changes, bool]:
         """Take in the mail and decide until nothing is left to decide, or enough is to be recorded."""
         changes = Changes()
         mail, self._unread = self._unread, []
         take_in(self.workflow, self.snapshot, mail, self.tick(), changes)
-        read = [item.id for item in mail if not item.taken]
+        changes.read += [item.id for item in mail if not item.taken]
         ran = 0
         while decisions := plan(self.workflow, self.snapshot, now := self.tick()):
             assert decisions == plan(self.workflow, self.snapshot, now), "the same facts, the same decisions"
@@ -270,9 +270,9 @@ class Process:
                 self._look(start)
             ran = len(changes.starts)
             if len(changes.steps) >= self.merged and not self.ended:
-                return changes, read, True
+                return changes, True
         self._sleep_if_idle(changes)
-        return changes, read, False
+        return changes, False
 
     def _sleep_if_idle(self, changes: Changes) -> None:
         snapshot = self.snapshot
@@ -283,7 +283,7 @@ class Process:
             waits = [state.awaited for _, state in snapshot.unsettled()]
             paused = snapshot.status is ExecutionStatus.PAUSED and snapshot.control.pause is not None
             assert paused or any(isinstance(wait, ChildWait) for wait in waits), f"nothing would move it: {snapshot}"
-        if wake_at is None or wake_at - self.tick() > timedelta(seconds=HOLD_SECONDS):
+        if wake_at is None or wake_at - self.tick() > HOLD:
             suspend(snapshot, self.tick(), changes)
 
     def _release(self) -> Release:
@@ -294,11 +294,11 @@ class Process:
         wishes = not snapshot.may_run and bool(plan(self.workflow, replace(snapshot, may_run=True), self.tick()))
         return Release(next_wake(snapshot), ready=wishes)
 
-    def write(self, changes: Changes, read: Sequence[str]) -> None:
+    def write(self, changes: Changes) -> None:
         control_text = encode(control_json(self.snapshot.control))
         transition = build_transition(
             Fence("exec_1", "org_1", "worker_1", 1), self.record.fields["write_no"] + 1, self.workflow, self.snapshot,
-            changes, now=self.tick(), release=self._release() if self.asleep else None, read_mail=read,
+            changes, now=self.tick(), release=self._release() if self.asleep else None,
             control_text=control_text if control_text != self.record.fields["control_text"] else None,
             new_id=lambda kind: f"{kind}_{next(self._ids)}",
         )  # fmt: skip
