@@ -81,7 +81,8 @@ def human_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 class _RunLog:
-    """Where the lines of runs go: each is one dictionary and one rendering, those of one turn of the loop one write.
+    """Where the lines of runs go: each is one dictionary and one rendering, those of one turn of the loop have one time
+    and are one write.
 
     The way through structlog and logging takes twenty times as long, and a run of three steps has nine lines.
     """
@@ -91,6 +92,7 @@ class _RunLog:
         self._renderer = renderer
         self._threshold = threshold
         self._unwritten: list[str] = []
+        self._moment = ""
 
     def add(self, execution_id: str, lines: Sequence[Line]) -> None:
         """Write these lines, by the next turn of the loop."""
@@ -99,8 +101,8 @@ class _RunLog:
             return
         if not self._unwritten:
             asyncio.get_running_loop().call_soon(self.write)
-        moment = _STAMP(None, "", {})["timestamp"]
-        self._unwritten += [self._text(execution_id, line, moment) for line in told]
+            self._moment = _STAMP(None, "", {})["timestamp"]
+        self._unwritten += [self._text(execution_id, line) for line in told]
 
     def write(self) -> None:
         """Write what has gathered; a closed log fails no run."""
@@ -110,9 +112,15 @@ class _RunLog:
             self._stream.write(text)
             self._stream.flush()
 
-    def _text(self, execution_id: str, line: Line, moment: str) -> str:
-        event = {"execution_id": execution_id, "scope": line.scope, "event": line.message, "level": line.level}
-        return self._renderer(None, line.level, event | {"timestamp": moment}) + "\n"
+    def _text(self, execution_id: str, line: Line) -> str:
+        event = {
+            "execution_id": execution_id,
+            "scope": line.scope,
+            "event": line.message,
+            "level": line.level,
+            "timestamp": self._moment,
+        }
+        return self._renderer(None, line.level, event) + "\n"
 
 
 _run_log: _RunLog | None = None

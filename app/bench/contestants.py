@@ -13,6 +13,9 @@ from app.bench.load import for_seconds, one_by_one
 from app.bench.shapes import Shape
 from app.bench.usage import used
 
+BATCH = 16
+"""Runs that one request starts, where one starts several."""
+
 _COMPLETED = b'"status":"COMPLETED"'
 
 
@@ -33,7 +36,9 @@ class Contestant(Protocol):
 
 
 class OverHttp(ABC):
-    """Runs that are asked for by this process, by HTTP."""
+    """Runs that are asked for by this process, by HTTP, a `batch` with each request."""
+
+    batch = 1
 
     def __init__(self, name: str, ledger: Ledger, pids: Sequence[int], client: HttpClient) -> None:
         self.name = name
@@ -42,14 +47,14 @@ class OverHttp(ABC):
         self.client = client
 
     async def for_seconds(self, shape: Shape, at_once: int, seconds: float) -> Load:
-        return await for_seconds(self.run_one, shape, at_once, seconds)
+        return await for_seconds(self.run_one, shape, at_once, seconds, self.batch)
 
     async def one_by_one(self, shape: Shape, times: int) -> Load:
-        return await one_by_one(self.run_one, shape, times)
+        return await one_by_one(self.run_one, shape, times, self.batch)
 
     @abstractmethod
     async def run_one(self, shape: Shape) -> None:
-        """Ask for a run and wait for its end; raises RunFailed."""
+        """Ask for a run, or a batch of them, and wait for the end; raises RunFailed."""
 
 
 class Rest(OverHttp):
@@ -60,6 +65,19 @@ class Rest(OverHttp):
         status, answer = await self.client.ask("POST", "/api/v1/executions", body, "prefer: wait=60\r\n")
         if status != 200 or _COMPLETED not in answer:
             raise RunFailed(f"A run of {shape.name} over REST: {status} {answer[:500].decode(errors='replace')}")
+
+
+class RestByBatches(OverHttp):
+    """The real server; one request starts a batch of runs and is answered when all have ended."""
+
+    batch = BATCH
+
+    async def run_one(self, shape: Shape) -> None:
+        wanted = b",".join([f'{{"workflow_id":"{shape.workflow_id}"}}'.encode()] * self.batch)
+        body = b'{"executions":[%s]}' % wanted
+        status, answer = await self.client.ask("POST", "/api/v1/executions/batch", body, "prefer: wait=60\r\n")
+        if status != 200 or answer.count(_COMPLETED) != self.batch:
+            raise RunFailed(f"A batch of {shape.name} over REST: {status} {answer[:500].decode(errors='replace')}")
 
 
 class LimitOverHttp(OverHttp):

@@ -8,10 +8,10 @@ from app.bench.figures import Load
 from app.bench.shapes import Shape
 
 RunOne = Callable[[Shape], Awaitable[None]]
-"""Carries out one run of a shape and returns at its end."""
+"""Carries out one run of a shape, or one batch of runs, and returns at its end."""
 
 
-async def for_seconds(run_one: RunOne, shape: Shape, at_once: int, seconds: float) -> Load:
+async def for_seconds(run_one: RunOne, shape: Shape, at_once: int, seconds: float, batch: int = 1) -> Load:
     """Begin runs for so many seconds, and wait for the end of those begun."""
     durations: list[float] = []
     begun = perf_counter()
@@ -19,23 +19,23 @@ async def for_seconds(run_one: RunOne, shape: Shape, at_once: int, seconds: floa
     async def go_on() -> None:
         while (now := perf_counter()) - begun < seconds:
             await run_one(shape)
-            durations.append(perf_counter() - now)
+            durations.extend([perf_counter() - now] * batch)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
+            for _ in range(max(at_once // batch, 1)):
                 group.create_task(go_on())
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return Load(len(durations), perf_counter() - begun, durations)
 
 
-async def one_by_one(run_one: RunOne, shape: Shape, times: int) -> Load:
-    """So many runs, one after the other."""
+async def one_by_one(run_one: RunOne, shape: Shape, times: int, batch: int = 1) -> Load:
+    """So many runs, one or one batch after the other."""
     durations: list[float] = []
     begun = perf_counter()
-    for _ in range(times):
+    for _ in range(times // batch):
         since = perf_counter()
         await run_one(shape)
-        durations.append(perf_counter() - since)
-    return Load(times, perf_counter() - begun, durations)
+        durations.extend([perf_counter() - since] * batch)
+    return Load(len(durations), perf_counter() - begun, durations)

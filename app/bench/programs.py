@@ -12,6 +12,7 @@ import orjson
 import uvicorn
 
 from app import clock
+from app.bench.contestants import RunFailed
 from app.bench.limit.execution import Execution
 from app.bench.limit.fan_out import make_app as make_fan_out
 from app.bench.limit.record import Record
@@ -19,13 +20,16 @@ from app.bench.limit.web import make_app
 from app.bench.load import RunOne, for_seconds, one_by_one
 from app.bench.shapes import SHAPES, Shape
 from app.db.urls import driver_url
-from app.domain.events import TERMINAL_TYPES
 from app.engine.ports import NewExecution
 from app.engine.transition import queued_event_data
 from app.process import settle_garbage_collector
 from app.services.identity import FIRST_ORG, FIRST_USER
 from app.settings import Settings, SettingsError
+from app.streaming.waiting import end_of
 from app.wiring.runtime import Engine, start_engine
+
+LONGEST_RUN = 120.0
+"""Seconds; `for_each` of 10,000 takes a few."""
 
 
 async def engine(settings: Settings) -> None:
@@ -66,7 +70,7 @@ PROGRAMS: dict[str, Callable[[Settings], Awaitable[None]]] = {
 
 async def _run_by_engine(engine: Engine, shape: Shape) -> None:
     execution_id, storage = clock.new_id("exec"), engine.storage
-    subscription = storage.hub.subscribe(execution_id)
+    watch = storage.hub.watch_end(execution_id)
     try:
         await engine.orchestrator.accept(
             NewExecution(
@@ -85,12 +89,10 @@ async def _run_by_engine(engine: Engine, shape: Shape) -> None:
                 audit_id=clock.new_id("audit"),
             )
         )
-        while True:
-            events = await subscription.take()
-            if events[-1].type in TERMINAL_TYPES if events else await storage.log.ended(FIRST_ORG, execution_id):
-                return
+        if not await end_of(watch, storage.log, FIRST_ORG, LONGEST_RUN):
+            raise RunFailed(f"A run of {shape.name} by the engine did not end")
     finally:
-        subscription.close()
+        watch.close()
 
 
 async def _obey(run_one: RunOne) -> None:

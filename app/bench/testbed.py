@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from app.bench.children import Child, running
-from app.bench.contestants import InProcess, LimitOverHttp, Referee, Rest
+from app.bench.contestants import InProcess, LimitOverHttp, Referee, Rest, RestByBatches
 from app.bench.http_client import HttpClient
 from app.bench.ledger import Ledger
 from app.bench.shapes import SHAPES
@@ -105,6 +105,11 @@ class Testbed:
             return Rest(name, ledger, [child.pid], client)
 
         return await self._once(database, name, start)
+
+    async def rest_by_batches(self) -> RestByBatches:
+        """The same server as `rest`, asked for several runs at once."""
+        rest = await self.rest()
+        return RestByBatches("rest by batches", rest.ledger, rest.pids, rest.client)
 
     async def engine(self, database: str = "engine") -> InProcess:
         """The engine without HTTP, on an installation."""

@@ -51,14 +51,15 @@ class _Batch(Generic[Item, Result]):
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.bytes = 0
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = self._loop.create_future()
         self._answers: list[asyncio.Future[Result]] = []
 
     def has_room(self, size: int, most: int) -> bool:
         return len(self.items) < most and self.bytes + size <= BATCH_BYTES
 
     def add(self, item: Item, size: int) -> "asyncio.Future[Result]":
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Result] = self._loop.create_future()
         self.items.append(item)
         self.bytes += size
         self._answers.append(answer)
@@ -139,13 +140,19 @@ class GroupCommit(Generic[Item, Result]):
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            await asyncio.sleep(0)  # let everything that is ready in this turn of the loop join the batch
+            if not self._next_is_full:
+                await asyncio.sleep(0)  # let everything that is ready in this turn of the loop join the batch
             if self._gathering:
                 await self._flush(self._gathering.popleft())
             if not self._gathering:
                 self._arrived.clear()
                 if self._stopping:
                     return
+
+    @property
+    def _next_is_full(self) -> bool:
+        """Nobody can join it: it goes before those whom the last one has answered compute, not behind them."""
+        return len(self._gathering) > 1 or (bool(self._gathering) and len(self._gathering[0].items) >= self._most)
 
     async def _flush(self, batch: _Batch[Item, Result]) -> None:
         started = clock.monotonic()

@@ -7,8 +7,8 @@ the database is away, transitions wait; accepting new executions fails after `AC
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
+from typing import NamedTuple
 from zlib import crc32
 
 import asyncpg
@@ -42,8 +42,7 @@ log = structlog.get_logger("recorder")
 AcceptResult = Accepted | AlreadyAccepted | StepstreamError
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
+class _Offer(NamedTuple):
     """A new execution, who is to own it, and the monotonic time at which whoever offered it stops waiting."""
 
     new: NewExecution
@@ -91,11 +90,12 @@ class GroupRecorder:
 
         With `worker_id` it is that worker's at once, if he has a lease.
         """
+        answer = self._accepting.submit(_Offer(new, worker_id, clock.monotonic() + ACCEPT_SECONDS))
+        timer = answer.get_loop().call_later(ACCEPT_SECONDS, _give_up, answer)
         try:
-            async with asyncio.timeout(ACCEPT_SECONDS):
-                result = await self._accepting.submit(_Offer(new, worker_id, clock.monotonic() + ACCEPT_SECONDS))
-        except TimeoutError:
-            raise _unanswered() from None
+            result = await answer
+        finally:
+            timer.cancel()
         if isinstance(result, StepstreamError):
             raise result
         return result
@@ -105,10 +105,10 @@ class GroupRecorder:
         rows = await self._acceptor.read(KEPT_KEYS, [org_id], [key])
         return next((AlreadyAccepted(row["execution_id"], row["fingerprint"]) for row in rows), None)
 
-    async def record(self, transition: Transition) -> RecordResult:
+    def record(self, transition: Transition) -> Awaitable[RecordResult]:
         """Write one transition; its events are published even if nobody waits for the answer any more."""
-        writer = self._writers[crc32(transition.execution_id.encode()) % len(self._writers)]
-        return await writer.commits.submit(transition)
+        writer = self._writers[crc32(transition.row.id.encode()) % len(self._writers)]
+        return writer.commits.submit(transition)
 
     async def settled(self) -> None:
         """Wait until every transition given so far is written, or known not to be."""
@@ -169,10 +169,10 @@ class _Writer:
         crashpoint("before_commit")
         recorded = await self._commit(batch)
         crashpoint("after_commit_before_publish")
-        for transition in batch:
-            if transition.execution_id in recorded:
-                self._bus.publish(transition.execution_id, transition.events)
-        return [Recorded() if t.execution_id in recorded else LeaseLost() for t in batch]
+        for t in batch:
+            if t.row.id in recorded:
+                self._bus.publish(t.row.id, t.events)
+        return [Recorded() if t.row.id in recorded else LeaseLost() for t in batch]
 
     async def _commit(self, batch: Sequence[Transition]) -> set[str]:
         """The ids recorded; waits out whatever is wrong with the database, and then finds out what it had done."""
@@ -196,9 +196,9 @@ class _Writer:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _recorded_before(self, batch: Sequence[Transition]) -> set[str]:
-        rows = await self.link.fetch(POSITIONS, [t.execution_id for t in batch])
+        rows = await self.link.fetch(POSITIONS, [t.row.id for t in batch])
         stored = {row["id"]: (row["lease_epoch"], row["write_no"]) for row in rows}
-        return {t.execution_id for t in batch if stored.get(t.row.id) == (t.row.epoch, t.row.write_no)}
+        return {t.row.id for t in batch if stored.get(t.row.id) == (t.row.epoch, t.row.write_no)}
 
 
 _CONTENT = ("22", "23", "54", "SS")
@@ -224,6 +224,11 @@ def _accept_refused(offer: _Offer, refusal: Refused) -> AcceptResult:
     meant = domain_error(refusal.__cause__) if isinstance(refusal.__cause__, Exception) else None
     problem = Problem("value_not_storable", "The database cannot store this execution", "")
     return meant or Problems("The execution cannot be stored", [problem], code="value_not_storable")
+
+
+def _give_up(answer: "asyncio.Future[AcceptResult]") -> None:
+    if not answer.done():
+        answer.set_exception(_unanswered())
 
 
 def _unanswered() -> Unavailable:

@@ -58,7 +58,10 @@ class Scrubber:
 
     def json(self, text: str) -> str:
         """The same for JSON text, in which values may be escaped, or be numbers; it stays JSON."""
-        if not any(form in text for form in self._in_json):
+        for form in self._in_json:
+            if form in text:
+                break
+        else:
             return text
         scrubbed = _TOKEN.sub(self._token, text)
         return text if scrubbed == text else encode(decode(scrubbed))  # two keys may have become one

@@ -85,7 +85,7 @@ def wake_reason(snapshot: Snapshot, now: datetime) -> str | None:
         if state.wake_at is not None and state.wake_at <= now:
             return "due"
     # What was carried over or settled without running may leave nothing to wait for.
-    return None if any(True for _ in snapshot.unsettled()) or snapshot.control.gate else "due"
+    return None if snapshot.unsettled() or snapshot.control.gate else "due"
 
 
 def _woken(step: CompiledStep, path: str, state: StepState, snapshot: Snapshot, now: datetime) -> Decision | None:

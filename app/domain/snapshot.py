@@ -1,6 +1,6 @@
 """All facts the planner may read about one execution."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -102,14 +102,15 @@ class Snapshot:
         state.outcome, state.outcome_at = outcome, at
         self.reported.append(path)
 
-    def unsettled(self) -> Iterator[tuple[str, StepState]]:
+    def unsettled(self) -> list[tuple[str, StepState]]:
         """Steps and items that are under way or wait, by path; a step with items itself is not."""
+        found: list[tuple[str, StepState]] = []
         for step, state in self.frontier.unsettled():
             if state.items is None:
-                yield step.id, state
+                found.append((step.id, state))
             else:
-                for index, item in self.maps[step.id].active.items():
-                    yield item_path(step.id, index), item
+                found += [(item_path(step.id, index), item) for index, item in self.maps[step.id].active.items()]
+        return found
 
     @property
     def usage(self) -> Usage:

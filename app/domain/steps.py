@@ -26,6 +26,7 @@ class StepSpec:
     cases and default); `fixed_ports` are those of every instance; `port_of` tells the one that an output takes.
     `secrets_in` are the keys of `with` under which a secret may stand for a value: what is there is sent, never kept;
     `sends_to` tells the host and the port it is sent to, None where only a run knows.
+    An attempt of an `immediate` one waits for nothing, and takes no time to speak of.
     `result_keys` are the members of the output that say what came of it, if others (a time, an id) are new each time:
     comparing runs looks at these alone. None given: all are.
     """
@@ -48,6 +49,7 @@ class StepSpec:
     port_of: Callable[[Mapping[str, Any]], object] | None = None
     secrets_in: frozenset[str] = frozenset()
     sends_to: Callable[[Mapping[str, Any]], tuple[str, int] | None] | None = None
+    immediate: bool = False
     result_keys: tuple[str, ...] = ()
 
     def effect_of(self, config: Mapping[str, Any]) -> Effect:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app import clock
 from app.crashpoints import crashpoint
@@ -30,8 +31,7 @@ class ChildRequest:
     waits: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """Which attempt at which round of which step or item starts the execution; `again` as in `Control`."""
 
     path: str

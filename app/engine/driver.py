@@ -19,7 +19,7 @@ from app.crashpoints import crashpoint
 from app.domain.changes import Changes, note
 from app.domain.compiled import CompiledStep, CompiledWorkflow
 from app.domain.control import Pause, PauseReason, StopReason, control_json
-from app.domain.decisions import Decision, StartStep
+from app.domain.decisions import StartStep
 from app.domain.errors import Failure, Unavailable
 from app.domain.events import EventData, StepLog
 from app.domain.evolution import evolve, suspend
@@ -150,9 +150,12 @@ class Driver:
         self._take_outcomes()
         launched, now = 0, self._clock.now()
         self._take_said(changes, now)
-        while decisions := self._plan(changes, now):
+        self._hear_of_spending(changes)
+        while decisions := plan(self._workflow, self._snapshot, now):
             for decision in decisions:
                 evolve(self._workflow, self._snapshot, decision, now, changes)
+            if self._snapshot.shared_budgets:
+                self._hear_of_spending(changes)
             if len(decisions) >= MOST_STARTS:
                 await asyncio.sleep(0)  # other runs, heartbeats and requests come in between
                 now = self._clock.now()
@@ -165,10 +168,9 @@ class Driver:
         self._sleep_if_idle(changes, now)
         return changes, now
 
-    def _plan(self, changes: Changes, now: datetime) -> Sequence[Decision]:
+    def _hear_of_spending(self, changes: Changes) -> None:
         claim = self._claim
         self._snapshot.shared_budgets = self._ports.budgets.of(claim.org_id, claim.workflow_id, changes.spent)
-        return plan(self._workflow, self._snapshot, now)
 
     async def _take_mail(self, changes: Changes) -> None:
         """Take in the mail that has come."""
@@ -313,7 +315,10 @@ class Driver:
         if not await self._ports.lease_trusted(self._claim.owner):
             return False
         for step, start in effectful:
-            self._spawn(step, start)
+            if step.spec.immediate and not step.secrets and start.cache_key is None:
+                self._report(start.path, await self._attempt(step, start, self._context(step, start)))
+            else:
+                self._spawn(step, start)
         return True
 
     def _spawn(self, step: CompiledStep, start: StartStep) -> None:

@@ -1,6 +1,6 @@
 """What the engine needs from the world. `app.db` and `app.streaming` implement it; the roots wire them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, TypeAlias
@@ -38,8 +38,7 @@ FRESH = Origin()
 """Begins anew: takes nothing over, and is its own root."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewExecution:
+class NewExecution(NamedTuple):
     """An execution to be accepted. `idempotency_key` and `fingerprint` come together or not at all.
 
     `parent_path` is the step that waits for it. `start_at` and `queue_ttl` (seconds after that) bound its beginning.
@@ -121,7 +120,7 @@ class Recorder(Protocol):
     async def kept(self, org_id: str, key: str) -> AlreadyAccepted | None:
         """What an idempotency key stands for; raises Unavailable."""
 
-    async def record(self, transition: Transition) -> RecordResult:
+    def record(self, transition: Transition) -> Awaitable[RecordResult]:
         """Write one transition through the fence; waits out an unavailable database."""
 
     async def settled(self) -> None:

@@ -47,11 +47,12 @@ def restore(workflow: CompiledWorkflow, claim: Claim) -> Snapshot:
         agent_results=agent_results if isinstance(agent_results, dict) else {},
         may_run=claim.may_run,
     )
-    _restore_steps(snapshot, claim)
+    if claim.steps:
+        _restore_steps(snapshot, claim)
+        _restore_values(workflow, snapshot)
+        snapshot.counted = sum(1 for step in snapshot.steps.values() if step.status.settled and not step.cut_off)
+        snapshot.first_failure = _first_failure(workflow, claim)
     snapshot.frontier = Frontier.of(workflow, snapshot.steps)
-    snapshot.counted = sum(1 for step in snapshot.steps.values() if step.status.settled and not step.cut_off)
-    _restore_values(workflow, snapshot)
-    snapshot.first_failure = _first_failure(workflow, claim)
     if snapshot.status is ExecutionStatus.CANCELLING and snapshot.control.stop is None:
         snapshot.control.stop = Stop(StopReason.CANCELLED)
     return snapshot

@@ -46,8 +46,9 @@ class RunningAttempts:
         self, path: str, step: CompiledStep, context: AttemptContext, attempt: Coroutine[None, None, Outcome], name: str
     ) -> None:
         """Run an attempt, for as long as its step may take; one that does not end then either is given up."""
-        task = asyncio.create_task(attempt, name=name)
-        timer = asyncio.get_running_loop().call_later(step.timeout, self._time_is_up, path, step)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(attempt, name=name)
+        timer = loop.call_later(step.timeout, self._time_is_up, path, step)
         self._running[path] = _Running(task, context, timer)
         task.add_done_callback(partial(self._ended, path))
 

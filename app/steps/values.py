@@ -59,6 +59,7 @@ class LogStep(TypedStep[LogConfig]):
         },
         retry=THREE_ATTEMPTS,
         timeout=30.0,
+        immediate=True,
     )
 
     async def perform(self, context: StepContext, config: LogConfig) -> Done:

@@ -74,10 +74,9 @@ class EndWatch:
         self.execution_id = execution_id
         self._word: asyncio.Future[Word] = asyncio.get_running_loop().create_future()
 
-    def offer(self, events: Sequence[WireEvent]) -> None:
-        """Hear events; only a terminal one counts."""
-        if events[-1].type in TERMINAL_TYPES:
-            self._tell(Word.ENDED)
+    def end(self) -> None:
+        """The end has come."""
+        self._tell(Word.ENDED)
 
     def invalidate(self) -> None:
         """The end may have been missed."""
@@ -147,9 +146,13 @@ class Hub:
         subscribers = self._subscriptions.get(execution_id)
         if subscribers and events:
             self._published[execution_id] = events[-1].seq
-            told = [WireEvent(execution_id, event) for event in events]
-            for subscription in subscribers:
-                subscription.offer(told)
+            ended, told = events[-1].type in TERMINAL_TYPES, list[WireEvent]()
+            for subscriber in subscribers:
+                if isinstance(subscriber, Subscription):
+                    told = told or [WireEvent(execution_id, event) for event in events]
+                    subscriber.offer(told)
+                elif ended:
+                    subscriber.end()
 
     def moved(self, execution_ids: Sequence[str]) -> None:
         """Some process committed events of these executions (none given: of any)."""

@@ -22,6 +22,7 @@ from tests.database import Database
 
 SAMPLE_BODIES: dict[str, Any] = {
     "startExecution": {"workflow_id": "{workflow_id}", "input": None},
+    "startExecutions": {"executions": [{"workflow_id": "{workflow_id}"}]},
     "createWorkflow": HELLO,
     "replaceWorkflow": HELLO,
     "validateWorkflow": HELLO,
@@ -151,6 +152,7 @@ NARROWED: dict[str, list[dict[str, str]]] = {
         {"root_id": "{execution_id}"},
     ],
     "controlExecutions": [{}],
+    "startExecutions": [{}],
 }  # fmt: skip
 """Routes that ids narrow to what there is, which is nothing: by what is sent."""
 NAMES_NOTHING = {

@@ -70,15 +70,39 @@ async def test_a_batch_is_bounded_by_size(committing):
 
 @pytest.mark.parametrize(("crowd", "batch"), [(30, 30), (64, 32), (200, 100), (999, BATCH_ITEMS)])
 async def test_half_of_a_large_crowd_computes_while_the_other_is_written(committing, crowd, batch):
-    writer = Writer()
-    commit = committing(writer, by_halves=True)
+    sizes: list[int] = []
+
+    async def write(items):
+        sizes.append(len(items))
+        await asyncio.sleep(0)  # those who were answered before compute meanwhile
+        return items
+
+    commit = committing(write, by_halves=True)
 
     async def one_of_them() -> None:
-        for _ in range(4):
+        for _ in range(8):
             await commit.submit(0)
 
     await asyncio.gather(*(one_of_them() for _ in range(crowd)))
-    assert max(len(written) for written in writer.batches) == batch
+    assert max(sizes) == batch
+
+
+async def test_a_batch_that_nobody_can_join_is_written_before_those_who_were_answered_compute(committing):
+    told: list[str] = []
+
+    async def write(items):
+        told.append("written")
+        await asyncio.sleep(0)
+        return items
+
+    commit = committing(write, by_halves=True)
+
+    async def one_of_them() -> None:
+        await commit.submit(0)
+        told.append("answered")
+
+    await asyncio.gather(*(one_of_them() for _ in range(64)))
+    assert told[:2] == ["written", "written"]
 
 
 async def test_only_the_refused_item_fails(committing):

@@ -127,6 +127,17 @@ async def test_log_says_any_json_as_text(library, context):
     assert context.said == [("log", "info", "hi"), ("log", "warning", '{"a":null}')]
 
 
+IMMEDIATE = {"log": {"message": "hi"}}
+
+
+async def test_an_attempt_of_an_immediate_type_waits_for_nothing(context, library):
+    """It is made in place, between two records of its run: whatever it awaited would hold up the run's driver."""
+    assert {spec.type for spec in library.specs() if spec.immediate} == IMMEDIATE.keys()
+    for name, config in IMMEDIATE.items():
+        with pytest.raises(StopIteration):
+            library[name].run(context, config).send(None)
+
+
 async def test_settings_that_do_not_fit_fail_with_pointers_and_without_values(library, context):
     with pytest.raises(StepError) as caught:
         await library["log"].run(context, {"message": "x", "level": "s3cret-level", "more": "s3cret"})

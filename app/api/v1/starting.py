@@ -43,16 +43,7 @@ async def start_answer(
     request: Request, services: Services, caller: Caller, workflow_id: str, options: StartOptions, prefer: str | None
 ) -> Response:
     """Start an execution and answer, by `prefer` with how it ended."""
-    wanted = StartRequest(
-        workflow_id=workflow_id,
-        input=options.input,
-        labels=options.labels,
-        priority=options.priority,
-        idempotency_key=idempotency_key(request),
-        start_at=options.start_at,
-        queue_ttl=options.queue_ttl,
-        control=options.control(),
-    )
+    wanted = start_request(workflow_id, options, idempotency_key(request))
     seconds = wait_seconds(prefer)
     if seconds is None:
         return _as_accepted(await services.starts.start(caller, wanted))
@@ -62,6 +53,20 @@ async def start_answer(
             return await started_answer(request, services, caller, started, prefer)
         ended = await until_terminal(request, services, caller, watch, seconds)
     return await _as_it_is(services, caller, started, ended=ended)
+
+
+def start_request(workflow_id: str, options: StartOptions, key: str | None) -> StartRequest:
+    """What a client asks for, by what it sent."""
+    return StartRequest(
+        workflow_id=workflow_id,
+        input=options.input,
+        labels=options.labels,
+        priority=options.priority,
+        idempotency_key=key,
+        start_at=options.start_at,
+        queue_ttl=options.queue_ttl,
+        control=options.control(),
+    )
 
 
 async def started_answer(

