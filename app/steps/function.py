@@ -177,8 +177,11 @@ class ThreadContext:
         self.step_id = context.step_id
         self.org_id = context.org_id
         self.attempt = context.attempt
-        self.idempotency_key = context.idempotency_key
         self.hops = context.hops
+
+    @property
+    def idempotency_key(self) -> str:
+        return self._context.idempotency_key
 
     @property
     def cancelled(self) -> bool:
