@@ -103,6 +103,7 @@ class Driver:
         self._outcomes: deque[tuple[str, Outcome, datetime]] = deque()
         self._said: list[tuple[str, str, EventData]] = []
         self._unsaid: defaultdict[str, int] = defaultdict(int)
+        self._in_place = False
         self._unread: list[Mail] = list(claim.mail)
         self._has_mail = False
         self._control_text = claim.control_text
@@ -222,7 +223,7 @@ class Driver:
         for start in starts:
             step = self._workflow.step(start.path)
             if step.effect is Effect.PURE:
-                outcome, now = await self._attempt(step, start, self._context(step, start)), self._clock.now()
+                outcome, now = await self._carry_out(step, start), self._clock.now()
                 self._snapshot.report(start.path, outcome, now)
                 self._take_said(changes, now)
         return now
@@ -316,10 +317,18 @@ class Driver:
             return False
         for step, start in effectful:
             if step.spec.immediate and not step.secrets and start.cache_key is None:
-                self._report(start.path, await self._attempt(step, start, self._context(step, start)))
+                self._report(start.path, await self._carry_out(step, start))
             else:
                 self._spawn(step, start)
         return True
+
+    async def _carry_out(self, step: CompiledStep, start: StartStep) -> Outcome:
+        """Make an attempt in place; what it says is taken in with its outcome."""
+        self._in_place = True
+        try:
+            return await self._attempt(step, start, self._context(step, start))
+        finally:
+            self._in_place = False
 
     def _spawn(self, step: CompiledStep, start: StartStep) -> None:
         context = self._context(step, start)
@@ -362,8 +371,9 @@ class Driver:
             self._said.append((path, kind, data))
         else:
             self._unsaid[path] += 1
-        # Soon, not now: what ends while it speaks is recorded with its last words.
-        self._loop.call_soon(self._fact.set)
+        if not self._in_place:
+            # Soon, not now: what ends while it speaks is recorded with its last words.
+            self._loop.call_soon(self._fact.set)
 
     def _report(self, path: str, outcome: Outcome) -> None:
         self._outcomes.append((path, outcome, self._clock.now()))
@@ -376,6 +386,8 @@ class Driver:
 
     async def _next_fact(self) -> None:
         """Sleep until something happens or the next time is due."""
+        if self._fact.is_set():
+            return
         wake_at = next_wake(self._snapshot)
         if wake_at is None:
             await self._fact.wait()
