@@ -91,7 +91,7 @@ class GroupRecorder:
         With `worker_id` it is that worker's at once, if he has a lease.
         """
         answer = self._accepting.submit(_Offer(new, worker_id, clock.monotonic() + ACCEPT_SECONDS))
-        timer = answer.get_loop().call_later(ACCEPT_SECONDS, _give_up, answer)
+        timer = answer.get_loop().call_later(ACCEPT_SECONDS, _time_is_up, answer)
         try:
             result = await answer
         finally:
@@ -226,7 +226,7 @@ def _accept_refused(offer: _Offer, refusal: Refused) -> AcceptResult:
     return meant or Problems("The execution cannot be stored", [problem], code="value_not_storable")
 
 
-def _give_up(answer: "asyncio.Future[AcceptResult]") -> None:
+def _time_is_up(answer: "asyncio.Future[AcceptResult]") -> None:
     if not answer.done():
         answer.set_exception(_unanswered())
 

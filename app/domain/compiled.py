@@ -58,6 +58,11 @@ class CompiledStep:
         return self.spec.function(self.definition.config)
 
     @cached_property
+    def immediate(self) -> bool:
+        """Its attempts wait for nothing, neither themselves nor for a secret or an earlier result."""
+        return self.spec.immediate and not self.secrets and self.definition.cache is None
+
+    @cached_property
     def constant_config(self) -> str | None:
         """The JSON of a `with` that is always the same; None if there are expressions in it. Raises StepError."""
         return json_text(self.definition.config, f"The `with` of step '{self.id}'") if self.config.constant else None

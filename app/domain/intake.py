@@ -93,7 +93,7 @@ class _Intake:
         return found
 
     def _stop(self, mail: Mail, payload: Mapping[str, Any], *, forced: bool) -> None:
-        stop = self._snapshot.stop
+        stop = self._snapshot.control.stop
         if stop is None:
             self._control.stop = Stop(StopReason.CANCELLED, _reason(payload), mail.user_id, forced)
         elif forced and not stop.forced and stop.reason is StopReason.CANCELLED:
@@ -101,7 +101,7 @@ class _Intake:
 
     def _pause(self, mail: Mail, payload: Mapping[str, Any]) -> None:
         pause = self._control.pause
-        if self._snapshot.stop is None and (pause is None or pause.lifted):
+        if self._snapshot.control.stop is None and (pause is None or pause.lifted):
             since = None if pause is None else pause.since
             self._control.pause = Pause(PauseReason.PAUSED, _reason(payload), mail.user_id, since=since)
 

@@ -58,10 +58,7 @@ class Scrubber:
 
     def json(self, text: str) -> str:
         """The same for JSON text, in which values may be escaped, or be numbers; it stays JSON."""
-        for form in self._in_json:
-            if form in text:
-                break
-        else:
+        if not any(map(text.__contains__, self._in_json)):
             return text
         scrubbed = _TOKEN.sub(self._token, text)
         return text if scrubbed == text else encode(decode(scrubbed))  # two keys may have become one

@@ -56,12 +56,8 @@ def _decided(workflow: CompiledWorkflow, snapshot: Snapshot) -> Iterator[Decisio
 
 def awakening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of the steps that wait: their time has come, or their letters have."""
-    if (
-        not snapshot.frontier.under_way
-        or snapshot.control.stop is not None
-        or snapshot.control.held
-        or not snapshot.may_run
-    ):
+    control = snapshot.control
+    if not snapshot.frontier.under_way or control.stop is not None or control.held or not snapshot.may_run:
         return ()
     return [*_awakened(workflow, snapshot, now)]
 

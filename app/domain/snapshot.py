@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from app.domain.budgets import SharedBudget
-from app.domain.control import Control, Stop
+from app.domain.control import Control
 from app.domain.errors import Failure
 from app.domain.expressions import Lookup
 from app.domain.frontier import Frontier
@@ -136,10 +136,6 @@ class Snapshot:
         """It is under way, and nothing stops or holds it."""
         control = self.control
         return self.status is ExecutionStatus.RUNNING and control.stop is None and control.pause is None
-
-    @property
-    def stop(self) -> Stop | None:
-        return self.control.stop
 
 
 def item_path(step_id: str, index: int) -> str:

@@ -185,7 +185,7 @@ class Driver:
         if mail:
             take_in(self._workflow, self._snapshot, mail, self._clock.now(), changes)
             changes.read += [item.id for item in mail if not item.taken]
-        if self._snapshot.stop is not None:
+        if self._snapshot.control.stop is not None:
             crashpoint("in_cancel")
         if self._snapshot.control.pause is not None:
             await self._hear_of_budgets(self._snapshot.control.pause)
@@ -230,7 +230,7 @@ class Driver:
 
     def _sleep_if_idle(self, changes: Changes, now: datetime) -> None:
         snapshot = self._snapshot
-        if snapshot.status.terminal or snapshot.running or snapshot.stop is not None or not snapshot.may_run:
+        if snapshot.status.terminal or snapshot.running or snapshot.control.stop is not None or not snapshot.may_run:
             return
         wake_at = next_wake(snapshot)
         if wake_at is None or wake_at - now > HOLD:
@@ -309,14 +309,14 @@ class Driver:
         effectful = [(step, start) for step, start in steps if step.effect is not Effect.PURE]
         if not effectful:
             return True
-        if self._snapshot.stop is not None:
+        if self._snapshot.control.stop is not None:
             for _, start in effectful:
                 self._report(start.path, Aborted())
             return True
         if not await self._ports.lease_trusted(self._claim.owner):
             return False
         for step, start in effectful:
-            if step.spec.immediate and not step.secrets and start.cache_key is None:
+            if step.immediate:
                 self._report(start.path, await self._carry_out(step, start))
             else:
                 self._spawn(step, start)
@@ -380,7 +380,7 @@ class Driver:
         self._fact.set()
 
     def _abort_if_stopping(self) -> None:
-        stop = self._snapshot.stop
+        stop = self._snapshot.control.stop
         if stop is not None:
             self._attempts.abort(0.0 if stop.reason is StopReason.TIMED_OUT else self._ports.cancel_grace)
 

@@ -1,5 +1,6 @@
 """What a recorded transition says in the process log and counts in the metrics."""
 
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 
@@ -12,16 +13,14 @@ from app.logs import log_run
 
 def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
     """Log and measure what a recorded transition did. Never raises: a closed log fails no run."""
-    try:
+    with suppress(Exception):
         _log(workflow, transition)
         _measure(workflow, transition, started_at)
-    except Exception:  # noqa: BLE001, S110 - there may be nowhere left to say it
-        pass
 
 
 def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
     name, order = workflow.definition.name, workflow.order
-    log_run(transition.execution_id, [line for event in transition.events for line in log_lines(event, name, order)])
+    log_run(transition.row.id, [line for event in transition.events for line in log_lines(event, name, order)])
 
 
 def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:

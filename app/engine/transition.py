@@ -53,10 +53,6 @@ class Transition(NamedTuple):
     outgoing: Sequence[OutgoingMail] = ()
     handler: FailureHandler | None = None
 
-    @property
-    def execution_id(self) -> str:
-        return self.row.id
-
     def bytes(self) -> int:
         """About how much there is to send."""
         size = len(self.row.agent_results_text or "") + EVENT_BYTES * len(self.events)
@@ -98,7 +94,7 @@ def build_transition(
     """Freeze what changed into rows; the snapshot may go on changing."""
     execution_id, ending = fence.execution_id, changes.ending
     failure = None if ending is None else ending.failure
-    orphans = [_cancel_child(execution_id, child, new_id) for child in changes.orphans] if changes.orphans else []
+    orphans = [_cancel_child(execution_id, child, new_id) for child in changes.orphans]
     return Transition(
         _execution_row(fence, write_no, workflow, snapshot, changes, now, release, control_text),
         steps=[_step_row(execution_id, workflow.step(path), path, state) for path, state in changes.steps.items()],
@@ -176,8 +172,8 @@ def _status_words(snapshot: Snapshot, ending: Ending | None) -> tuple[str | None
     if ending is not None:
         return (None, None) if ending.failure is None else (ending.failure.code, ending.failure.message)
     pause = snapshot.control.pause
-    if snapshot.stop is not None and snapshot.stop.reason is StopReason.CANCELLED:
-        return "cancel_requested", snapshot.stop.detail or "Running steps are being cancelled"
+    if snapshot.control.stop is not None and snapshot.control.stop.reason is StopReason.CANCELLED:
+        return "cancel_requested", snapshot.control.stop.detail or "Running steps are being cancelled"
     if pause is not None:
         if snapshot.status is ExecutionStatus.PAUSED:
             return pause.reason.value, pause.detail

@@ -146,7 +146,8 @@ class Hub:
         subscribers = self._subscriptions.get(execution_id)
         if subscribers and events:
             self._published[execution_id] = events[-1].seq
-            ended, told = events[-1].type in TERMINAL_TYPES, list[WireEvent]()
+            ended = events[-1].type in TERMINAL_TYPES
+            told: list[WireEvent] = []
             for subscriber in subscribers:
                 if isinstance(subscriber, Subscription):
                     told = told or [WireEvent(execution_id, event) for event in events]

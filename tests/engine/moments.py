@@ -69,12 +69,12 @@ class Moments:
 
     async def _recorded(self, transition: Transition) -> RecordResult:
         seq = transition.row.next_seq - 1
-        await self._meet(transition.execution_id, "before", seq)
+        await self._meet(transition.row.id, "before", seq)
         result = await self._record(transition)
         if isinstance(result, Recorded | LeaseLost):
             if transition.row.ends:
-                self.ended.add(transition.execution_id)
-            await self._meet(transition.execution_id, "after", seq)
+                self.ended.add(transition.row.id)
+            await self._meet(transition.row.id, "after", seq)
         return result
 
     async def _meet(self, execution_id: str, side: Side, seq: int) -> None:

@@ -94,7 +94,7 @@ class Post:
 
     def _around(self, record: Callable[[Transition], Awaitable[RecordResult]]) -> Any:
         async def recorded(transition: Transition) -> RecordResult:
-            sender = self._senders[transition.execution_id]
+            sender = self._senders[transition.row.id]
             await self.send(sender, transition, before=True)
             result = await record(transition)
             await self.send(sender, transition, before=False)

@@ -132,7 +132,7 @@ async def test_while_its_child_is_being_started(database: Database, kind: str) -
         async def stop() -> None:
             await acts.send(execution_id, kind)
             driver = running.orchestrator._drivers[execution_id]
-            while driver._snapshot.stop is None:
+            while driver._snapshot.control.stop is None:
                 await asyncio.sleep(0)
 
         acts.while_starting_a_child_of(execution_id, stop)

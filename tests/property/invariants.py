@@ -60,7 +60,12 @@ class Invariants(RuleBasedStateMachine):
             return
         if process.owned:
             assert not process.due, "its owner would spin"
-            assert process.running or process.snapshot.stop or process.asleep or next_wake(process.snapshot) is not None
+            assert (
+                process.running
+                or process.snapshot.control.stop
+                or process.asleep
+                or next_wake(process.snapshot) is not None
+            )
             return
         waits = [state.awaited for _, state in process.snapshot.unsettled()]
         assert (
@@ -143,7 +148,7 @@ class Invariants(RuleBasedStateMachine):
                 held = None
             assert held is None or event.type not in {"step_started", "step_retrying", "step_waiting"}
         kinds = [event.type for event in self.process.record.events]
-        stop = self.process.snapshot.stop
+        stop = self.process.snapshot.control.stop
         if stop is not None and stop.reason is StopReason.CANCELLED and not self.process.ended:
             assert kinds.count("execution_cancelling") == 1
 

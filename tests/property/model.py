@@ -246,7 +246,9 @@ class Process:
             changes, more = self.decide()
             self.write(changes)
             if self.ended or self.asleep:
-                assert not self.running or (self.snapshot.stop is not None and self.snapshot.stop.forced)
+                assert not self.running or (
+                    self.snapshot.control.stop is not None and self.snapshot.control.stop.forced
+                )
                 self.running.clear()
                 self.owned = False
                 return
@@ -276,7 +278,7 @@ class Process:
 
     def _sleep_if_idle(self, changes: Changes) -> None:
         snapshot = self.snapshot
-        if self.ended or snapshot.running or snapshot.stop is not None or not snapshot.may_run:
+        if self.ended or snapshot.running or snapshot.control.stop is not None or not snapshot.may_run:
             return
         wake_at = next_wake(snapshot)
         if wake_at is None:
@@ -319,12 +321,12 @@ class Process:
         """Begin the attempts whose start is recorded; those of a run that is being stopped are given up instead."""
         effectful = [start.path for start in starts if self.workflow.step(start.path).effect is not Effect.PURE]
         for path in effectful:
-            if self.snapshot.stop is not None:
+            if self.snapshot.control.stop is not None:
                 self.snapshot.report(path, Aborted(), self.tick())
             else:
                 self.launched[path].append("under way")
                 self.running.add(path)
-        return bool(effectful) and self.snapshot.stop is not None
+        return bool(effectful) and self.snapshot.control.stop is not None
 
     # What a decision must respect.
 
@@ -350,7 +352,7 @@ class Process:
     def _check_start(self, path: str) -> None:
         snapshot, step = self.snapshot, self.workflow.step(path)
         control, item = snapshot.control, split_path(path)[1] is not None
-        assert snapshot.stop is None, "nothing starts in a run that is being stopped"
+        assert snapshot.control.stop is None, "nothing starts in a run that is being stopped"
         assert control.pause is None, "nothing starts in a run that is held"
         assert snapshot.status is ExecutionStatus.RUNNING
         assert snapshot.may_run, "nothing starts without a slot"

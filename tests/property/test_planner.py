@@ -81,7 +81,7 @@ class Run(Invariants):
             self.process.ends(path, broken if number else self._success(path, "left"))
         self.process.go_on()
 
-    @precondition(lambda self: self.process.snapshot.stop is not None and self.process.running)
+    @precondition(lambda self: self.process.snapshot.control.stop is not None and self.process.running)
     @rule(pick=st.integers(0, 8))
     def an_aborted_attempt_ends(self, pick: int) -> None:
         self.process.ends(self._picked(pick), Aborted())
@@ -243,7 +243,7 @@ class Run(Invariants):
             process.send("child", {"status": "COMPLETED", "output": None}, None, child)
         self.children.clear()
         for path in sorted(process.running):
-            process.ends(path, Aborted() if process.snapshot.stop else self._success(path, "good"))
+            process.ends(path, Aborted() if process.snapshot.control.stop else self._success(path, "good"))
         process.tick(10.0)
         self._serve()
 

@@ -99,7 +99,7 @@ class Run:
             for decision in decisions:
                 evolve(self.workflow, self.snapshot, decision, self.now, self.changes)
         snapshot = self.snapshot
-        if not (snapshot.status.terminal or snapshot.running or snapshot.stop):
+        if not (snapshot.status.terminal or snapshot.running or snapshot.control.stop):
             suspend(snapshot, self.now, self.changes)
         return self
 
