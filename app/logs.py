@@ -90,19 +90,16 @@ class _RunLog:
     def __init__(self, stream: TextIO, renderer: Renderer, threshold: int) -> None:
         self._stream = stream
         self._renderer = renderer
-        self._threshold = threshold
+        self.threshold = threshold
         self._unwritten: list[str] = []
         self._moment = ""
 
     def add(self, execution_id: str, lines: Sequence[Line]) -> None:
         """Write these lines, by the next turn of the loop."""
-        told = [line for line in lines if _LEVELS[line.level] >= self._threshold]
-        if not told:
-            return
         if not self._unwritten:
             asyncio.get_running_loop().call_soon(self.write)
             self._moment = _STAMP(None, "", {})["timestamp"]
-        self._unwritten += [self._text(execution_id, line) for line in told]
+        self._unwritten += [self._text(execution_id, line) for line in lines]
 
     def write(self) -> None:
         """Write what has gathered; a closed log fails no run."""
@@ -126,8 +123,16 @@ class _RunLog:
 _run_log: _RunLog | None = None
 
 
+def is_heard(level: str | None) -> bool:
+    """Whether a line of a run at this level is written at all."""
+    return level is not None and (_run_log is None or _LEVELS[level] >= _run_log.threshold)
+
+
 def log_run(execution_id: str, lines: Sequence[Line]) -> None:
-    """Log what an execution says, in order, as any other lines are logged; from within the event loop."""
+    """Log what an execution says, in order, as any other lines are logged; from within the event loop.
+
+    All of it is written: whoever makes lines asks `is_heard` before.
+    """
     if _run_log is not None:
         _run_log.add(execution_id, lines)
         return

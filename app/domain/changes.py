@@ -37,8 +37,7 @@ class EndedAttempt(NamedTuple):
     trace: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How the run ended: exactly one of output and failure has a meaning, by the status. `step_id` failed first."""
 
     status: ExecutionStatus

@@ -1,8 +1,11 @@
-"""The decisions of the planner: a closed set of values, applied by `app.domain.evolution`."""
+"""The decisions of the planner: a closed set of values, applied by `app.domain.evolution`.
+
+Those of every run are named tuples, which take less than half the time to make.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from app.domain.budgets import UsedUp
 from app.domain.control import Gate, Pause, Stop
@@ -43,8 +46,7 @@ class EnterPause:
     """RUNNING or WAITING → PAUSED: what was under way has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartStep:
+class StartStep(NamedTuple):
     """Make an attempt with this resolved `with`; `config_text` is its JSON, `cache_key` that of a result to reuse."""
 
     path: str
@@ -61,8 +63,7 @@ class StartMap:
     values: Sequence[JSON]
 
 
-@dataclass(frozen=True, slots=True)
-class CompleteStep:
+class CompleteStep(NamedTuple):
     """`letters` are the ids of those that ended its wait."""
 
     path: str
@@ -179,8 +180,7 @@ class CancelStep:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(NamedTuple):
     """Every step is settled; `output_text` is the JSON of the run's output."""
 
     output_text: str

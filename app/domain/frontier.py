@@ -15,7 +15,8 @@ _UNDER_WAY = frozenset({StepStatus.RUNNING, StepStatus.WAITING})
 
 @dataclass(slots=True)
 class Frontier:
-    """`ready` are the PENDING steps whose needs are settled, `under_way` those that are RUNNING or WAITING.
+    """`ready` are the PENDING steps whose needs are settled, `under_way` those that are RUNNING or WAITING,
+    `waiting` the latter alone.
 
     Both by the number of the step, which is its place in the order of the graph. With a step's needs all its ancestors
     are settled, so that what it may look at changes no more. `left` counts the steps that are not settled yet.
@@ -24,6 +25,7 @@ class Frontier:
     left: int = 0
     ready: dict[int, CompiledStep] = field(default_factory=dict)
     under_way: dict[int, tuple[CompiledStep, StepState]] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, workflow: CompiledWorkflow, steps: Mapping[str, StepState]) -> "Frontier":
@@ -34,7 +36,7 @@ class Frontier:
             if not state.status.settled:
                 found.left += 1
             if state.status in _UNDER_WAY:
-                found.under_way[step.number] = (step, state)
+                found._goes_on(step, state)
             elif state.status is StepStatus.PENDING and _needs_settled(step, steps):
                 found.ready[step.number] = step
         return found
@@ -52,14 +54,20 @@ class Frontier:
     ) -> None:
         """A step has got another status."""
         self.ready.pop(step.number, None)
+        self.waiting.discard(step.number)
         if state.status in _UNDER_WAY:
-            self.under_way[step.number] = (step, state)
+            self._goes_on(step, state)
             return
         self.under_way.pop(step.number, None)
         self.left -= 1
         for child in workflow.children[step.id]:
             if steps[child.id].status is StepStatus.PENDING and _needs_settled(child, steps):
                 self.ready[child.number] = child
+
+    def _goes_on(self, step: CompiledStep, state: StepState) -> None:
+        self.under_way[step.number] = (step, state)
+        if state.status is StepStatus.WAITING:
+            self.waiting.add(step.number)
 
 
 def _needs_settled(step: CompiledStep, steps: Mapping[str, StepState]) -> bool:

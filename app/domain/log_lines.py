@@ -1,11 +1,13 @@
 """The log of a run, told from its events: one place for the words people grep for."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from app.domain.changes import Event
 
 Level = Literal["debug", "info", "warning", "error"]
+Words: TypeAlias = Callable[[Mapping[str, Any], str], str]
+"""From the data of an event, and the name of the workflow."""
 
 
 class LogLine(NamedTuple):
@@ -20,54 +22,56 @@ class LogLine(NamedTuple):
         return f"[{self.level.upper()}] [{execution_id}] [{self.scope}] {self.message}"
 
 
-def log_lines(event: Event, name: str, order: list[str]) -> list[LogLine]:
+def log_level(event: Event) -> Level | None:
+    """How much an event's lines matter; None if it has none."""
+    if event.type == "step_log":
+        said: Level = event.data["level"]  # type: ignore[typeddict-item]
+        return said
+    known = _LINES.get(event.type)
+    return None if known is None else known[0]
+
+
+def log_lines(event: Event, name: str, order: Sequence[str]) -> list[LogLine]:
     """What an event says in the log of a run of the workflow `name`, whose steps run in `order`."""
     data: Mapping[str, Any] = event.data
-    step, scope = data.get("step_name"), event.step_id or "workflow"
-    match event.type:
-        case "execution_started":
-            return [
-                LogLine("info", "workflow", f"Starting workflow '{name}'"),
-                LogLine("info", "workflow", f"Execution order: {' → '.join(order)}"),
-            ]
-        case "step_started":
-            return [LogLine("info", scope, f"Executing step '{step}'")]
-        case "step_retrying":
-            return [LogLine("warning", scope, f"Next attempt in {data['delay_ms']} ms: {data['error_message']}")]
-        case "step_failed":
-            return [LogLine("error", scope, f"Step '{step}' failed: {data['error_message']}")]
-        case "step_skipped":
-            return [LogLine("info", scope, f"Step '{step}' is skipped: {data['reason']}")]
-        case "step_log":
-            return [LogLine(data["level"], scope, data["message"])]
-        case "step_reused":
-            return [LogLine("info", scope, f"Step '{step}' is reused from {data['reused_from']}")]
-        case "step_pinned":
-            return [LogLine("info", scope, f"Step '{step}' has the output it was given")]
-        case "step_edited":
-            return [LogLine("warning", scope, f"The output of step '{step}' was edited by {data['edited_by']}")]
-        case "step_cancelled":
-            return [LogLine("warning", scope, f"Step '{step}' is cancelled")]
-        case "signal_received":
-            return [LogLine("info", "workflow", f"Signal '{data['name']}' has come")]
-        case "approval_requested":
-            return [LogLine("info", scope, f"Waiting for approval: {data['title']}")]
-        case "approval_decided":
-            return [LogLine("info", scope, f"A decision by {data['decided_by']}: {data['decision']}")]
-        case "budget_exceeded":
-            used = f"{data['used']:g} of {data['limit']:g} are used"
-            return [LogLine("warning", scope, f"The budget {data['budget']} is used up: {used}")]
-        case "execution_paused":
-            return [LogLine("warning", "workflow", f"Paused: {data['detail'] or data['reason']}")]
-        case "execution_resumed":
-            return [LogLine("info", "workflow", f"Going on: {data['reason']}")]
-        case "execution_cancelling":
-            return [LogLine("warning", "workflow", f"Stopping: {data['reason'] or 'a cancellation was asked for'}")]
-        case "execution_failed":
-            return [LogLine("error", "workflow", f"Stopping workflow '{name}': {data['error_message']}")]
-        case "execution_cancelled":
-            return [LogLine("warning", "workflow", f"Stopping workflow '{name}': cancelled")]
-        case "execution_completed":
-            return [LogLine("info", "workflow", f"Workflow '{name}' completed")]
-        case _:
-            return []
+    scope = event.step_id or "workflow"
+    if event.type == "step_log":
+        return [LogLine(data["level"], scope, data["message"])]
+    if (known := _LINES.get(event.type)) is None:
+        return []
+    level, words = known
+    lines = [LogLine(level, "workflow" if event.type.startswith(_OF_THE_RUN) else scope, words(data, name))]
+    if event.type == "execution_started":
+        lines.append(LogLine(level, "workflow", f"Execution order: {' → '.join(order)}"))
+    return lines
+
+
+_OF_THE_RUN = ("execution_", "signal_")
+_LINES: Mapping[str, tuple[Level, Words]] = {
+    "execution_started": ("info", lambda _, name: f"Starting workflow '{name}'"),
+    "execution_paused": ("warning", lambda data, _: f"Paused: {data['detail'] or data['reason']}"),
+    "execution_resumed": ("info", lambda data, _: f"Going on: {data['reason']}"),
+    "execution_cancelling": (
+        "warning", lambda data, _: f"Stopping: {data['reason'] or 'a cancellation was asked for'}"
+    ),
+    "execution_failed": ("error", lambda data, name: f"Stopping workflow '{name}': {data['error_message']}"),
+    "execution_cancelled": ("warning", lambda _, name: f"Stopping workflow '{name}': cancelled"),
+    "execution_completed": ("info", lambda _, name: f"Workflow '{name}' completed"),
+    "signal_received": ("info", lambda data, _: f"Signal '{data['name']}' has come"),
+    "step_started": ("info", lambda data, _: f"Executing step '{data['step_name']}'"),
+    "step_retrying": ("warning", lambda data, _: f"Next attempt in {data['delay_ms']} ms: {data['error_message']}"),
+    "step_failed": ("error", lambda data, _: f"Step '{data['step_name']}' failed: {data['error_message']}"),
+    "step_skipped": ("info", lambda data, _: f"Step '{data['step_name']}' is skipped: {data['reason']}"),
+    "step_reused": ("info", lambda data, _: f"Step '{data['step_name']}' is reused from {data['reused_from']}"),
+    "step_pinned": ("info", lambda data, _: f"Step '{data['step_name']}' has the output it was given"),
+    "step_edited": (
+        "warning", lambda data, _: f"The output of step '{data['step_name']}' was edited by {data['edited_by']}"
+    ),
+    "step_cancelled": ("warning", lambda data, _: f"Step '{data['step_name']}' is cancelled"),
+    "approval_requested": ("info", lambda data, _: f"Waiting for approval: {data['title']}"),
+    "approval_decided": ("info", lambda data, _: f"A decision by {data['decided_by']}: {data['decision']}"),
+    "budget_exceeded": (
+        "warning",
+        lambda data, _: f"The budget {data['budget']} is used up: {data['used']:g} of {data['limit']:g} are used",
+    ),
+}  # fmt: skip

@@ -57,7 +57,9 @@ def _decided(workflow: CompiledWorkflow, snapshot: Snapshot) -> Iterator[Decisio
 def awakening(workflow: CompiledWorkflow, snapshot: Snapshot, now: datetime) -> Sequence[Decision]:
     """What becomes of the steps that wait: their time has come, or their letters have."""
     control = snapshot.control
-    if not snapshot.frontier.under_way or control.stop is not None or control.held or not snapshot.may_run:
+    if not (snapshot.frontier.waiting or snapshot.maps):
+        return ()
+    if control.stop is not None or control.held or not snapshot.may_run:
         return ()
     return [*_awakened(workflow, snapshot, now)]
 

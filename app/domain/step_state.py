@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from app.domain.errors import Failure
 from app.domain.jsontext import JSON
@@ -28,8 +28,7 @@ CUT_OFF_REASONS = frozenset({"execution_failed", "execution_cancelled", "executi
 """Why a step was skipped because the run ended, not because of the graph."""
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(NamedTuple):
     """An attempt ended well; `output` is scrubbed, capped and known to be JSON. `note` says how, if not by running."""
 
     output: JSON
@@ -40,8 +39,7 @@ class Succeeded:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """An attempt failed; `jitter` in [0, 1) was drawn for its retry, `trace` is the stack of an unexpected error."""
 
     failure: Failure
@@ -67,8 +65,7 @@ class Parked:
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(NamedTuple):
     """An attempt ended, or was given up, because the run is being stopped."""
 
     usage: Usage = NO_USAGE

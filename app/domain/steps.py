@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.domain.definition import RetryPolicy
 from app.domain.jsontext import JSON
@@ -97,8 +97,7 @@ class Usage:
 NO_USAGE = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """The attempt succeeded. `ports` are the ports taken; `agent_result` goes into the execution's agent_results."""
 
     output: JSON = None

@@ -249,7 +249,7 @@ def charged(outcome: Outcome, context: AttemptContext) -> Outcome:
     """The outcome with what the attempt consumed."""
     if context.usage is NO_USAGE or not isinstance(outcome, Succeeded | Failed | Aborted):
         return outcome
-    return replace(outcome, usage=context.usage)
+    return outcome._replace(usage=context.usage)
 
 
 async def _made(

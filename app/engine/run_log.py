@@ -6,9 +6,9 @@ from functools import cache
 
 from app import metrics
 from app.domain.compiled import CompiledWorkflow
-from app.domain.log_lines import log_lines
+from app.domain.log_lines import log_level, log_lines
 from app.engine.transition import Transition
-from app.logs import log_run
+from app.logs import is_heard, log_run
 
 
 def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:
@@ -20,7 +20,9 @@ def tell(workflow: CompiledWorkflow, transition: Transition, started_at: datetim
 
 def _log(workflow: CompiledWorkflow, transition: Transition) -> None:
     name, order = workflow.definition.name, workflow.order
-    log_run(transition.row.id, [line for event in transition.events for line in log_lines(event, name, order)])
+    told = [event for event in transition.events if is_heard(log_level(event))]
+    if told:
+        log_run(transition.row.id, [line for event in told for line in log_lines(event, name, order)])
 
 
 def _measure(workflow: CompiledWorkflow, transition: Transition, started_at: datetime | None) -> None:

@@ -61,8 +61,7 @@ class Transition(NamedTuple):
         return size
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(NamedTuple):
     """Who writes: the owner, in its lease epoch."""
 
     execution_id: str

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from app.domain.control import StopReason
 from app.domain.errors import Failure
 from app.domain.events import TERMINAL_TYPES
+from app.domain.frontier import Frontier
 from app.domain.jsontext import decode
 from app.domain.planner import next_wake, plan
 from app.domain.snapshot import Snapshot, split_path
@@ -289,8 +290,12 @@ def facts(process: Process, snapshot: Snapshot) -> dict[str, Any]:
         "letters": [] if process.ended else [replace(letter, taken=True) for letter in snapshot.letters],
         "starts": snapshot.starts,
         "counted": snapshot.counted,
-        "frontier": (snapshot.frontier.left, {*snapshot.frontier.ready}, {*snapshot.frontier.under_way}),
+        "frontier": _reached(snapshot.frontier),
     }
+
+
+def _reached(frontier: Frontier) -> tuple[int, set[int], set[int], set[int]]:
+    return frontier.left, {*frontier.ready}, {*frontier.under_way}, frontier.waiting
 
 
 def _fact(state: StepState) -> StepState:

@@ -5,14 +5,18 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import structlog
 
 from app import logs
 from app.domain.log_lines import LogLine
+from app.engine import run_log
+from tests.unit.runs import Run
 
 LINES = [LogLine("info", "workflow", "Execution order: a \u2192 b"), LogLine("error", "a", 'Step "a" failed')]
+STOPPING = "[ERROR] [exec_1] [workflow] Stopping workflow 'Test': broken"
 STAMP = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 
 Written = Callable[[], list[str]]
@@ -53,11 +57,12 @@ async def test_a_line_is_json(written):
 
 
 async def test_only_lines_of_the_level_are_written(written):
-    logs.configure_logs("human", "error")
-    await tell("exec_1", LINES[:1])
-    assert written() == []
-    await tell("exec_1", [LINES[0], LogLine("error", "a", "No")])
-    assert written() == ["[ERROR] [exec_1] [a] No"]
+    logs.configure_logs("human", "warning")
+    run = Run({"id": "a"}).fail("a")
+    ended = SimpleNamespace(row=SimpleNamespace(id="exec_1", ends=False), events=run.changes.events, attempts=[])
+    run_log.tell(run.workflow, ended, None)
+    await asyncio.sleep(0)
+    assert written() == ["[ERROR] [exec_1] [a] Step 'a' failed: broken", STOPPING]
 
 
 def test_without_a_configured_log_lines_go_where_structlog_is_told():
