@@ -1,4 +1,8 @@
-"""The server's ASGI app: its routes, and what stands before them. What it runs on is made in `app.wiring`."""
+"""The server's ASGI app: its routes, and what stands before them. What it runs on is made in `app.wiring`.
+
+`app.main:app` is for other servers than our own, such as `uvicorn app.main:app --workers 2`: it is made of the settings
+of the environment when it is asked for, so that nobody else gets one by an import.
+"""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,10 +37,22 @@ from app.api.v1 import (
     workflows,
 )
 from app.auth.secret import derive
+from app.logs import configure_logs
+from app.process import settle_garbage_collector
 from app.settings import Settings
 from app.wiring.runtime import Runtime, start
 
 VERSION = "0.1.0"
+
+
+def __getattr__(name: str) -> FastAPI:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    settings = Settings()
+    configure_logs(settings.log_format, settings.log_level)
+    app = create_app(settings)
+    settle_garbage_collector()
+    return app
 
 
 def create_app(

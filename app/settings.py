@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app import clock
@@ -24,7 +24,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STEPSTREAM_", env_file=".env", extra="ignore", populate_by_name=True)
 
-    data_dir: Path = DEFAULT_DATA_DIR
+    data_dir: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = DEFAULT_DATA_DIR
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     allowed_origins: Annotated[list[str], NoDecode] = Field(

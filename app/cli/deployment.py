@@ -39,8 +39,7 @@ _URLS = ("database_url", "api_database_url", "engine_database_url", "auth_databa
 
 def load_settings(**given: Any) -> Settings:
     """The settings of the environment, with what the command line gave (not None) on top."""
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().absolute()})
+    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def for_embedded(settings: Settings) -> Settings:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import app
@@ -98,9 +98,14 @@ def clean_environment() -> dict[str, str]:
     return {**inherited, **_NO_LIMITS, "PYTHONPATH": str(ROOT)}
 
 
+def stepstream(*arguments: str | Path, stdin: str = "", **environment: str) -> AbstractAsyncContextManager[Process]:
+    """A command of ours while it runs, with this for its stdin; killed at the end if it still does."""
+    return running("app.cli", *arguments, stdin=stdin, **environment)
+
+
 @asynccontextmanager
-async def stepstream(*arguments: str | Path, stdin: str = "", **environment: str) -> AsyncIterator[Process]:
-    """A command while it runs, with this for its stdin; killed at the end if it still does."""
+async def running(module: str, *arguments: str | Path, stdin: str = "", **environment: str) -> AsyncIterator[Process]:
+    """A Python module while it runs as a command."""
     with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile() as given:
         given.write(stdin.encode())
         given.seek(0)
@@ -108,7 +113,7 @@ async def stepstream(*arguments: str | Path, stdin: str = "", **environment: str
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "app.cli",
+                module,
                 *map(str, arguments),
                 cwd=elsewhere,
                 env={**clean_environment(), "HOME": elsewhere, **environment},
