@@ -160,6 +160,13 @@ SELECT r.execution_id AS id, r.kind, r.org_id FROM (
   UNION ALL SELECT execution_id, org_id, 'event' FROM execution_events
 ) r LEFT JOIN executions e ON e.id = r.execution_id WHERE e.org_id IS DISTINCT FROM r.org_id;
 
+-- rule: labels_are_listed (P8 I27)
+-- Of each label of an execution, and of nothing else, there is a row by which lists find it.
+SELECT coalesce(l.execution_id, e.id) AS id, coalesce(l.key, e.key) AS label FROM execution_labels l FULL JOIN (
+  SELECT e.id, e.org_id, x.key, x.value FROM executions e, jsonb_each_text(e.labels) x WHERE e.labels <> '{}'
+) e ON (e.org_id, e.key, e.value, e.id) = (l.org_id, l.key, l.value, l.execution_id)
+ WHERE l.execution_id IS NULL OR e.id IS NULL;
+
 -- rule: keys_stand_for_executions (P6 I21)
 -- An idempotency key stands for an execution of its organisation that is there, and no other key does.
 SELECT k.execution_id AS id, k.org_id, k.key FROM idempotency_keys k

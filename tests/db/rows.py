@@ -79,6 +79,7 @@ def rows_of(org: str) -> Mapping[str, Mapping[str, object]]:
             "progress": 0,
             "data": "{}",
         },
+        "execution_labels": {"org_id": org, "key": "team", "value": "sales", "execution_id": execution},
         "execution_inbox": {"org_id": org, "id": f"inbox_{org}", "execution_id": execution, "kind": "cancel"},
         "approvals": {
             "org_id": org,

@@ -28,9 +28,10 @@ from app.db.tables import metadata
 from app.db.urls import API, AUTH, ENGINE, LOGINS, OWNER, with_login
 from app.domain.errors import Unavailable
 from tests.database import Database, Server, embedded_server, password_for
+from tests.db.rows import insert, rows_of
 
 ROOT = Path(__file__).parents[2]
-ALL = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"]
+ALL = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"]
 
 # What a schema consists of, apart from CHECKs and triggers, which only migrations make.
 SCHEMA = """
@@ -194,6 +195,20 @@ async def test_the_schema_says_which_versions_it_serves(database: Database) -> N
     await database.execute("COMMENT ON TABLE alembic_version IS NULL")
     assert await migrate(database.admin_url, password_for) == ALL[4:]
     assert await database.fetchval(marked) == mark
+
+
+async def test_what_was_labelled_before_is_listed_by_its_labels(bare_server: Server) -> None:
+    await create_login(bare_server, "migrator", "CREATEROLE")
+    async with bare_server.database(owner="migrator") as database:
+        await migrate(as_login(database, "migrator"), password_for)
+        await downgrade(database, "0010")
+        await database.add_tenant("org_a")
+        labelled = rows_of("org_a")["executions"] | {"labels": '{"team": "sales", "n": "1"}'}
+        statement, arguments = insert("executions", labelled)
+        await database.execute(statement, *arguments)
+        assert await migrate(as_login(database, "migrator"), password_for) == ["0011"]
+        listed = await database.fetch("SELECT key, value, execution_id FROM execution_labels ORDER BY key")
+        assert [tuple(row) for row in listed] == [("n", "1", "exec_org_a"), ("team", "sales", "exec_org_a")]
 
 
 async def downgrade(database: Database, revision: str) -> None:

@@ -16,7 +16,7 @@ ALLOWED = {
     API: {
         "SELECT": """
             organizations memberships workflows workflow_versions executions execution_steps step_attempts
-            execution_events execution_inbox approvals audit_logs audit_seals usage_by_day day_budgets
+            execution_events execution_inbox execution_labels approvals audit_logs audit_seals usage_by_day day_budgets
             users.id users.email users.name users.token_version users.disabled users.created_at
             api_keys.id api_keys.org_id api_keys.user_id api_keys.name api_keys.scopes api_keys.expires_at
             api_keys.revoked_at api_keys.last_used_at api_keys.created_at
@@ -32,13 +32,13 @@ ALLOWED = {
     },
     ENGINE: {
         "SELECT": """
-            executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
-            workflows workflow_versions refresh_tokens stream_tickets approvals result_cache
+            executions execution_steps step_attempts execution_events execution_inbox execution_labels idempotency_keys
+            workers workflows workflow_versions refresh_tokens stream_tickets approvals result_cache
             usage_by_day day_budgets secrets audit_logs audit_seals organizations.id
             organizations.starts_minute organizations.starts""",
         "INSERT": f"""
-            executions execution_steps step_attempts execution_events execution_inbox idempotency_keys workers
-            {APPENDED} audit_seals approvals result_cache usage_by_day""",
+            executions execution_steps step_attempts execution_events execution_inbox execution_labels idempotency_keys
+            workers {APPENDED} audit_seals approvals result_cache usage_by_day""",
         "UPDATE": """
             organizations.starts_minute organizations.starts
             executions execution_steps workers approvals result_cache usage_by_day execution_inbox.applied_at

@@ -28,10 +28,11 @@ FAR_BEHIND = 100
 
 GROW = """
 INSERT INTO executions (id, root_id, org_id, workflow_id, workflow_version, user_id, status, fingerprint, retry_of,
-                        created_at)
+                        labels, created_at)
   SELECT id, CASE WHEN g % 10 = 1 THEN before ELSE id END, 'org_a', 'wf_org_a', 1, 'user_org_a',
          CASE WHEN g % 50 = 0 THEN 'FAILED' ELSE 'COMPLETED' END, CASE WHEN g % 50 = 0 THEN 'f' || g END,
-         CASE WHEN g % 10 = 1 THEN before END, timestamptz '2026-01-01 00:00Z' + g * interval '1 minute'
+         CASE WHEN g % 10 = 1 THEN before END, jsonb_build_object('team', 'sales', 'customer', 'c' || g % 1000),
+         timestamptz '2026-01-01 00:00Z' + g * interval '1 minute'
     FROM (SELECT g, 'exec_' || lpad(g::text, 8, '0') AS id, 'exec_' || lpad((g - 1)::text, 8, '0') AS before
             FROM generate_series(1, 10000) g) x;
 INSERT INTO execution_steps (execution_id, path, org_id, epoch, step_number, name, type, status, attempt, failures,
@@ -69,6 +70,15 @@ READS: dict[str, Any] = {
     ),
     "what is old": lambda on: executions.page(
         on, ORG, ExecutionFilter(created_before=OLDEST + timedelta(minutes=10)), before=None, limit=51
+    ),
+    "what is of a customer": lambda on: executions.page(
+        on, ORG, ExecutionFilter(labels={"customer": "c7"}), before=None, limit=51
+    ),
+    "what is of a team": lambda on: executions.page(
+        on, ORG, ExecutionFilter(labels={"team": "sales"}), before=None, limit=51
+    ),
+    "what is of both": lambda on: executions.page(
+        on, ORG, ExecutionFilter(labels={"team": "sales", "customer": "c7"}), before="x", limit=51
     ),
     "lineage": lambda on: executions.family(on, ORG, RUN, 200),
     "outcomes": lambda on: executions.outcomes_of(on, ORG, RUN),

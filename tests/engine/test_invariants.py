@@ -86,6 +86,8 @@ BROKEN = [
         """INSERT INTO execution_steps
            SELECT (jsonb_populate_record(s, '{{"execution_id": "none"}}')).* FROM execution_steps s WHERE path = 'b'""",
     ),
+    ("labels_are_listed", "DELETE FROM execution_labels WHERE execution_id = '{asleep}'"),
+    ("labels_are_listed", "INSERT INTO execution_labels SELECT org_id, 'a', 'b', id FROM executions LIMIT 1"),
     ("keys_stand_for_executions", "UPDATE idempotency_keys SET execution_id = 'exec_none'"),
     (
         "keys_stand_for_executions",
@@ -135,7 +137,7 @@ async def record(server: Server, template: str) -> AsyncIterator[tuple[Database,
             await running.submit({"id": "a", "type": "approval", "with": {"title": "Pay"}})
             await eventually(lambda: database.fetch("SELECT FROM approvals"))
             sleeper = await save_workflow(database, asleep)
-            ids["asleep"] = await running.start(sleeper)
+            ids["asleep"] = await running.start(sleeper, labels_text='{"team": "sales"}')
             parent = await running.submit({"id": "p", "type": "workflow.run", "with": {"workflow": sleeper}})
             (ids["child"],) = await eventually(lambda: running.children(parent))
             for waiting in (ids["asleep"], ids["child"], parent):

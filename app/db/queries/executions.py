@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, Executable, and_, func, literal_column, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db.tables import execution_labels as labels
 from app.db.tables import execution_steps as steps
 from app.db.tables import executions as table
 from app.db.tables import step_attempts as attempts
@@ -55,8 +56,10 @@ class ExecutionFilter:
             found.append(table.c.created_at >= self.created_after)
         if self.created_before is not None:
             found.append(table.c.created_at < self.created_before)
-        if self.labels:
-            found.append(table.c.labels.contains(self.labels))
+        for key, value in self.labels.items():
+            labelled = select(labels.c.execution_id)
+            labelled = labelled.where(labels.c.org_id == org_id, labels.c.key == key, labels.c.value == value)
+            found.append(table.c.id.in_(labelled))
         if self.fingerprint is not None:
             found.append(table.c.fingerprint == self.fingerprint)
         if self.ids is not None:

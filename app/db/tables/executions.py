@@ -221,6 +221,16 @@ step_attempts = Table(
     Column("trace", Text, nullable=True),
 )
 
+execution_labels = Table(
+    "execution_labels",
+    metadata,
+    Column("org_id", ID, primary_key=True),
+    Column("key", ID, primary_key=True),
+    Column("value", ID, primary_key=True),
+    Column("execution_id", ID, primary_key=True),
+)
+"""What `executions.labels` say, by which lists find them; a trigger writes here when an execution is accepted."""
+
 execution_events = Table(
     "execution_events",
     metadata,
