@@ -18,7 +18,7 @@ class Frontier:
     """`ready` are the PENDING steps whose needs are settled, `under_way` those that are RUNNING or WAITING,
     `waiting` the latter alone.
 
-    Both by the number of the step, which is its place in the order of the graph. With a step's needs all its ancestors
+    All by the number of the step, which is its place in the order of the graph. With a step's needs all its ancestors
     are settled, so that what it may look at changes no more. `left` counts the steps that are not settled yet.
     """
 

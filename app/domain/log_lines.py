@@ -24,29 +24,28 @@ class LogLine(NamedTuple):
 
 def log_level(event: Event) -> Level | None:
     """How much an event's lines matter; None if it has none."""
-    if event.type == "step_log":
-        said: Level = event.data["level"]  # type: ignore[typeddict-item]
-        return said
     known = _LINES.get(event.type)
-    return None if known is None else known[0]
+    if known is None:
+        return None
+    data: Mapping[str, Any] = event.data
+    level: Level = data.get("level", known[0])
+    return level
 
 
 def log_lines(event: Event, name: str, order: Sequence[str]) -> list[LogLine]:
     """What an event says in the log of a run of the workflow `name`, whose steps run in `order`."""
-    data: Mapping[str, Any] = event.data
-    scope = event.step_id or "workflow"
-    if event.type == "step_log":
-        return [LogLine(data["level"], scope, data["message"])]
-    if (known := _LINES.get(event.type)) is None:
+    level = log_level(event)
+    if level is None:
         return []
-    level, words = known
-    lines = [LogLine(level, "workflow" if event.type.startswith(_OF_THE_RUN) else scope, words(data, name))]
+    scope = "workflow" if event.type.startswith(_OF_THE_RUN) else event.step_id or "workflow"
+    lines = [LogLine(level, scope, _LINES[event.type][1](event.data, name))]
     if event.type == "execution_started":
         lines.append(LogLine(level, "workflow", f"Execution order: {' → '.join(order)}"))
     return lines
 
 
 _OF_THE_RUN = ("execution_", "signal_")
+# What a step says has a level of its own, which goes before that of its kind.
 _LINES: Mapping[str, tuple[Level, Words]] = {
     "execution_started": ("info", lambda _, name: f"Starting workflow '{name}'"),
     "execution_paused": ("warning", lambda data, _: f"Paused: {data['detail'] or data['reason']}"),
@@ -59,6 +58,7 @@ _LINES: Mapping[str, tuple[Level, Words]] = {
     "execution_completed": ("info", lambda _, name: f"Workflow '{name}' completed"),
     "signal_received": ("info", lambda data, _: f"Signal '{data['name']}' has come"),
     "step_started": ("info", lambda data, _: f"Executing step '{data['step_name']}'"),
+    "step_log": ("info", lambda data, _: data["message"]),
     "step_retrying": ("warning", lambda data, _: f"Next attempt in {data['delay_ms']} ms: {data['error_message']}"),
     "step_failed": ("error", lambda data, _: f"Step '{data['step_name']}' failed: {data['error_message']}"),
     "step_skipped": ("info", lambda data, _: f"Step '{data['step_name']}' is skipped: {data['reason']}"),

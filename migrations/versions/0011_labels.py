@@ -1,7 +1,7 @@
 """Executions by label: a row for each, in the order of lists.
 
 A GIN index would not do: containment may not be looked at before it is known whose row it is. A trigger writes the rows,
-so that executions that a version before accepts have theirs, too; those without labels pay nothing.
+so that executions that a version before accepts have theirs, too; those without labels pay for one comparison.
 """
 
 import sqlalchemy as sa

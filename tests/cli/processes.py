@@ -99,13 +99,13 @@ def clean_environment() -> dict[str, str]:
 
 
 def stepstream(*arguments: str | Path, stdin: str = "", **environment: str) -> AbstractAsyncContextManager[Process]:
-    """A command of ours while it runs, with this for its stdin; killed at the end if it still does."""
+    """A command of ours; see `running`."""
     return running("app.cli", *arguments, stdin=stdin, **environment)
 
 
 @asynccontextmanager
 async def running(module: str, *arguments: str | Path, stdin: str = "", **environment: str) -> AsyncIterator[Process]:
-    """A Python module while it runs as a command."""
+    """A Python module while it runs as a command, with this for its stdin; killed at the end if it still does."""
     with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile() as given:
         given.write(stdin.encode())
         given.seek(0)
